@@ -1,0 +1,66 @@
+# The targets that a newcomer would guess. `make help` lists them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+
+# Every Go module of the repository, the root first.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
+
+# How many packages `make test` tests at once. The machines that run it have
+# two cores, and the tests that measure time want one of them.
+P ?= 2
+
+.PHONY: help
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: build
+build: ## Build the programs into bin/.
+	go build -trimpath -o bin/ ./cmd/...
+
+.PHONY: test
+test: test-race test-e2e test-kube ## Run every test: unit tests with the race detector, end to end, real Kubernetes.
+
+.PHONY: test-unit
+test-unit: ## Run the unit tests without the race detector: the quick loop.
+	go test -p $(P) ./...
+
+.PHONY: test-race
+test-race: ## Run the unit tests and the fuzz tests' seeds with the race detector.
+	@echo '==> unit tests with the race detector'
+	go test -race -count=1 -p $(P) -timeout 15m ./...
+
+.PHONY: test-e2e
+test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
+	@echo '==> end-to-end tests'
+	cd test/e2e && go test -count=1 -timeout 25m -v ./...
+
+.PHONY: test-kube
+test-kube: ## Run the real programs against a real Kubernetes (root; the first run builds it).
+	@echo '==> Kubernetes tests'
+	cd test/kube && go test -count=1 -timeout 60m -v ./...
+
+.PHONY: bench
+bench: ## Measure the tunnel beside its references (test/bench).
+	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 60m ./test/bench/...
+
+.PHONY: lint
+lint: ## Check formatting and run go vet and the pinned golangci-lint on every module.
+	@linter=$$(tools/golangci-lint.sh); \
+	for module in $(MODULES); do \
+		echo "lint $$module"; \
+		(cd $$module && go vet ./... && nice "$$linter" run --config $(CURDIR)/.golangci.yml ./...); \
+	done
+
+.PHONY: fmt
+fmt: ## Format the Go files.
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: generate
+generate: ## Write the generated files again (docs/reference).
+	go generate ./...
+
+.PHONY: clean
+clean: ## Remove what was built in the checkout; the caches stay.
+	rm -rf bin dist coverage.out

@@ -121,7 +121,6 @@ func dirOf(path string) string {
 	return "."
 }
 
-
 // nestedModules returns the directories below root that hold a go.mod.
 func nestedModules(t *testing.T, root string) []string {
 	t.Helper()

@@ -1,0 +1,49 @@
+package config
+
+import (
+	"postern.dev/postern/internal/identity"
+)
+
+// Agent is the settings of an agent: the party in the private network that
+// dials out and decides what may be reached.
+type Agent struct {
+	Party
+	Allow []string // rules of internal/policy; empty means the default allowance
+	Zone  string   // where the agent runs; proxies of the same zone prefer it
+}
+
+// DefaultAgent returns an agent's settings before anything is configured.
+func DefaultAgent() Agent {
+	return Agent{Party: Party{DrainTimeout: defaultDrain, Log: Log{Format: "auto", Level: "info"}}}
+}
+
+func (a *Agent) fields() []*Field {
+	all := a.Party.fields("ID of this agent; its replicas share it",
+		"name of this replica, unique among those of the agent; without it POD_NAME, or the host's name and a random end")
+	all = append(all,
+		list("allow", "RULE", &a.Allow, "what may be reached through this agent: kubernetes, tcp:HOST:PORT, tcp:*.DOMAIN:PORT, tcp:CIDR:PORT-PORT; "+
+			"without a rule only the API server of the cluster that the agent runs in"),
+		text("zone", "ZONE", &a.Zone, "where this replica runs; proxies of the same zone prefer it"),
+	)
+	return append(all, a.tail()...)
+}
+
+func (a *Agent) fromFile() bool { return true }
+
+func (a *Agent) complete(s *Set, env Environment) { a.Party.complete(s, env) }
+
+func (a *Agent) check(c *checker) {
+	a.Party.check(c)
+	if c.require("agent-id", a.AgentID) {
+		c.name("agent-id", "agent ID", a.AgentID)
+	}
+	c.rules("allow", a.Allow)
+	if a.Zone != "" {
+		c.name("zone", "zone", a.Zone)
+	}
+}
+
+// ID returns the names of the agent's identity. The trust domain is the hub's to tell.
+func (a *Agent) ID() identity.ID {
+	return identity.ID{Organization: a.Organization, Role: identity.RoleAgent, Name: a.AgentID, Replica: a.Name}
+}

@@ -1,0 +1,56 @@
+package config
+
+import (
+	"net/url"
+	"strings"
+)
+
+// Client is the settings of the commands that talk to a hub's API.
+type Client struct {
+	Hub          string // https://HOST[:PORT]
+	TokenFile    string // an administrator's or robot's token
+	Token        Secret // the token itself, from the environment only; unused when TokenFile is set
+	CAFile       string // PEM file with the hub's CA; empty for the system's roots, unless CAPin is set
+	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile
+	ProxyURL     string // HTTP proxy to reach the hub through; empty for HTTPS_PROXY and NO_PROXY
+	ProxyCAFile  string
+	Organization string
+}
+
+// DefaultClient returns a client's settings before anything is configured.
+func DefaultClient() Client { return Client{Organization: DefaultOrganization} }
+
+func (cl *Client) fields() []*Field {
+	return []*Field{
+		text("hub", "URL", &cl.Hub, "address of the hub: https://HOST[:PORT]"),
+		text("token-file", "FILE", &cl.TokenFile, "token to show to the hub; DIR/admin.token on the hub is the administrator's"),
+		hidden("token", &cl.Token, "the token itself, where a file cannot be had").or("UPBOUND_TOKEN"),
+		text("ca-file", "FILE", &cl.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the system's CAs are trusted"),
+		text("ca-pin", "PIN", &cl.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file"),
+		link("proxy-url", &cl.ProxyURL, "HTTP proxy to reach the hub through; without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
+		text("proxy-ca-file", "FILE", &cl.ProxyCAFile, "CA certificate of an https:// proxy"),
+		text("organization", "ORG", &cl.Organization, "organization to work in").or("UPBOUND_ORG"),
+	}
+}
+
+func (cl *Client) fromFile() bool { return false }
+
+func (cl *Client) complete(s *Set, _ Environment) {
+	s.oneToken(&cl.TokenFile, &cl.Token)
+	cl.Hub = strings.TrimSuffix(cl.Hub, "/")
+}
+
+func (cl *Client) check(c *checker) {
+	if c.require("hub", cl.Hub) {
+		u, err := url.Parse(cl.Hub)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+			c.fail("hub", "write https://HOST:PORT, for example https://127.0.0.1:4222", "%q is not the address of a hub", redactURL(cl.Hub))
+		}
+	}
+	if cl.Token == "" {
+		c.require("token-file", cl.TokenFile)
+	}
+	c.trust(cl.CAFile, cl.CAPin)
+	c.proxyURL("proxy-url", cl.ProxyURL)
+	c.name("organization", "organization", cl.Organization)
+}

@@ -1,0 +1,126 @@
+package config
+
+import "time"
+
+// DefaultOrganization is the organization that every hub has from the start.
+const DefaultOrganization = "default"
+
+// defaultDrain is how long streams may go on after SIGTERM: a little less than
+// the 30 s after which Kubernetes kills a pod.
+const defaultDrain = 25 * time.Second
+
+// Log says how a process logs.
+type Log struct {
+	Format string // "auto" (text on a terminal, JSON elsewhere), "text" or "json"
+	Level  string // "debug", "info", "warn" or "error"
+}
+
+func (l *Log) fields() []*Field {
+	return []*Field{
+		text("log-format", "FORMAT", &l.Format, "how to log: text, json, or auto for text on a terminal and JSON elsewhere"),
+		text("log-level", "LEVEL", &l.Level, "what to log: debug, info, warn or error"),
+	}
+}
+
+func (l *Log) check(c *checker) {
+	c.oneOf("log-format", l.Format, "auto", "text", "json")
+	c.oneOf("log-level", l.Level, "debug", "info", "warn", "error")
+}
+
+// Uplink says how a party reaches the one port of a hub or relay.
+type Uplink struct {
+	ConnectURL  string // tls://HOST[:4222] or https://HOST[:443]
+	CAFile      string // PEM file with the hub's CA; empty for the system's roots, unless CAPin is set
+	CAPin       string // "sha256:HEX" of the hub's CA, instead of CAFile
+	ProxyURL    string // HTTP proxy to leave the network by; empty for HTTPS_PROXY and NO_PROXY
+	ProxyCAFile string // PEM file with the CA of an https:// proxy; empty for the system's roots
+}
+
+func (u *Uplink) fields() []*Field {
+	return []*Field{
+		text("connect-url", "URL", &u.ConnectURL, "address of the hub: tls://HOST[:4222]"),
+		text("ca-file", "FILE", &u.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the system's CAs are trusted"),
+		text("ca-pin", "PIN", &u.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file"),
+		link("proxy-url", &u.ProxyURL, "HTTP proxy to reach the hub through, http://HOST:PORT or https://HOST:PORT; "+
+			"without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
+		text("proxy-ca-file", "FILE", &u.ProxyCAFile, "CA certificate of an https:// proxy"),
+	}
+}
+
+func (u *Uplink) check(c *checker) {
+	if c.require("connect-url", u.ConnectURL) {
+		c.connectURL("connect-url", u.ConnectURL)
+	}
+	c.trust(u.CAFile, u.CAPin)
+	c.proxyURL("proxy-url", u.ProxyURL)
+}
+
+// Party is what agents and proxies have in common: a place to connect to, an
+// identity, and a secret that proves it.
+type Party struct {
+	Uplink
+	Organization string
+	AgentID      string // the agent's own ID; for a proxy the agent that is meant when a client names none
+	TokenFile    string // file with a robot token: JSON {"accessId","token"} or the bare token
+	Token        Secret // the robot token itself, from the environment only; unused when TokenFile is set
+	Name         string // unique among the replicas that share an identity; derived when not given
+	Metrics      string // HOST:PORT for /metrics, /healthz and /readyz; empty for none
+	DrainTimeout time.Duration
+	Log          Log
+}
+
+func (p *Party) fields(agentID, name string) []*Field {
+	all := p.Uplink.fields()
+	all = append(all,
+		text("organization", "ORG", &p.Organization, "organization to work for").or("UPBOUND_ORG"),
+		text("agent-id", "ID", &p.AgentID, agentID),
+		text("token-file", "FILE", &p.TokenFile, "robot token, as postern robot token create writes it; read again at each renewal"),
+		hidden("token", &p.Token, "the robot token itself, where a file cannot be had").or("UPBOUND_TOKEN"),
+		text("name", "NAME", &p.Name, name),
+	)
+	return all
+}
+
+func (p *Party) tail() []*Field {
+	all := []*Field{
+		text("metrics", "ADDR", &p.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
+		period("drain-timeout", &p.DrainTimeout, "how long streams may go on after SIGTERM"),
+	}
+	return append(all, p.Log.fields()...)
+}
+
+func (p *Party) complete(s *Set, env Environment) {
+	if p.Name == "" {
+		p.Name = replicaName(env)
+	}
+	s.oneToken(&p.TokenFile, &p.Token)
+}
+
+// oneToken settles which of two tokens counts when both a file and a value are
+// given: the file, unless only the configuration file names it, over which the
+// environment wins.
+func (s *Set) oneToken(file *string, value *Secret) {
+	switch {
+	case *file == "" || *value == "":
+	case s.Field("token-file").origin.Source >= SourceEnv:
+		*value = ""
+	default:
+		*file = ""
+	}
+}
+
+func (p *Party) check(c *checker) {
+	p.Uplink.check(c)
+	if c.require("organization", p.Organization) {
+		c.name("organization", "organization", p.Organization)
+	}
+	if p.Token == "" {
+		c.require("token-file", p.TokenFile)
+	}
+	c.name("name", "replica name", p.Name)
+	if p.Metrics != "" {
+		c.listenAddr("metrics", p.Metrics)
+	}
+	c.drain(p.DrainTimeout)
+	p.Log.check(c)
+}

@@ -9,10 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
-)
 
-// alpnStream is the protocol inside a pipe, as internal/wire names it.
-const alpnStream = "postern-stream/1"
+	"postern.dev/postern/internal/wire"
+)
 
 // What VerifyPeer refuses, beside the errors of crypto/x509 that it wraps.
 var (
@@ -168,13 +167,13 @@ func InnerServerConfig(creds func() *Credentials, check func(ID) error) *tls.Con
 func innerConfig(creds func() *Credentials, check func(ID) error, usage x509.ExtKeyUsage) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
-		NextProtos:             []string{alpnStream},
+		NextProtos:             []string{wire.ALPNStream},
 		SessionTicketsDisabled: true,
 		// Pipes carry bulk bytes: full records from the first one.
 		DynamicRecordSizingDisabled: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.NegotiatedProtocol != alpnStream {
-				return fmt.Errorf("%w: %q instead of %q", ErrWrongProtocol, cs.NegotiatedProtocol, alpnStream)
+			if cs.NegotiatedProtocol != wire.ALPNStream {
+				return fmt.Errorf("%w: %q instead of %q", ErrWrongProtocol, cs.NegotiatedProtocol, wire.ALPNStream)
 			}
 			own := creds()
 			if own == nil {

@@ -24,9 +24,9 @@ type Peer struct {
 	Verified  bool
 }
 
-// TLSConfig returns the client side of the outer TLS for one ALPN protocol (for
-// HTTP give "h2" here and see HTTPClient). cert returns the client certificate
-// of the moment; it may be nil, and may return nil for none.
+// TLSConfig returns the client side of the outer TLS for one ALPN protocol. cert
+// returns the client certificate of the moment; it may be nil, and may return
+// nil for none.
 //
 // The configuration verifies the hub by itself, by its role under a private
 // authority and by its host name otherwise; it keeps no sessions, since a
@@ -108,7 +108,7 @@ func describe(cs tls.ConnectionState) Peer {
 func presentedPin(chain []*x509.Certificate) string {
 	for i := len(chain) - 1; i >= 0; i-- {
 		if chain[i].IsCA {
-			return Pin(chain[i])
+			return identity.Pin(chain[i])
 		}
 	}
 	return ""

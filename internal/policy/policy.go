@@ -1,0 +1,246 @@
+// Package policy decides what an agent may reach. It is the owner of the
+// private network who speaks here: nothing is allowed that no rule allows, and
+// a name that a rule allows must not lead to the agent's own machine or to a
+// cloud's metadata service. The decisions are pure: package reach resolves and
+// dials.
+//
+// A target is checked twice: by name before it is resolved (Check), and then
+// each address before it is dialled (CheckAddr).
+package policy
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"postern.dev/postern/internal/wire"
+)
+
+// KubernetesAPI is where the agent's own API server listens.
+type KubernetesAPI struct {
+	Host string // an IP address or a DNS name
+	Port uint16
+}
+
+// KubernetesFromEnv returns what KUBERNETES_SERVICE_HOST and
+// KUBERNETES_SERVICE_PORT say, as they stand in every pod. It returns nil
+// without error outside of a pod.
+func KubernetesFromEnv(getenv func(string) string) (*KubernetesAPI, error) {
+	host, port := getenv("KUBERNETES_SERVICE_HOST"), getenv("KUBERNETES_SERVICE_PORT")
+	if host == "" {
+		return nil, nil
+	}
+	if port == "" {
+		port = "443"
+	}
+	n, err := parsePort(port)
+	if err != nil {
+		return nil, fmt.Errorf("read KUBERNETES_SERVICE_PORT: %w", err)
+	}
+	h, err := wire.NormalizeHost(host)
+	if err != nil {
+		return nil, fmt.Errorf("read KUBERNETES_SERVICE_HOST: %w", err)
+	}
+	return &KubernetesAPI{Host: h, Port: n}, nil
+}
+
+// Policy is a set of rules. It is immutable and safe for concurrent use; its
+// owner swaps it as a whole. A nil Policy allows nothing.
+type Policy struct {
+	rules    []Rule
+	kube     *KubernetesAPI
+	kubeIP   netip.Addr // valid when kube.Host is an address
+	classify *classifier
+}
+
+// New returns the policy that allows what any one of rules allows. kube says
+// where the agent's own API server is; nil if it has none.
+func New(rules []Rule, kube *KubernetesAPI) *Policy {
+	p := &Policy{rules: slices.Clone(rules), classify: newClassifier()}
+	if kube != nil {
+		k := *kube
+		p.kube = &k
+		if a, err := netip.ParseAddr(k.Host); err == nil {
+			p.kubeIP = a.Unmap()
+		}
+	}
+	return p
+}
+
+// Rules returns the rules, for people to read.
+func (p *Policy) Rules() []Rule {
+	if p == nil {
+		return nil
+	}
+	return slices.Clone(p.rules)
+}
+
+// Kubernetes returns where the agent's own API server is, or nil.
+func (p *Policy) Kubernetes() *KubernetesAPI {
+	if p == nil || p.kube == nil {
+		return nil
+	}
+	k := *p.kube
+	return &k
+}
+
+// Decision is the answer of a policy.
+type Decision struct {
+	Allowed bool
+	Rule    string // the rule that allowed it
+	Reason  string // why it is refused: a phrase for people, without a full stop
+	Missing string // the narrowest rule that would allow it; empty when none would help
+
+	// NeedsAddress is set by Check when no rule allows the host by its name
+	// but one may by its addresses: CheckAddr decides alone.
+	NeedsAddress bool
+
+	// Kubernetes is set when it is the rule "kubernetes" that allows the
+	// target: then Policy.Kubernetes says what to dial, and not the name,
+	// which may mean something else to the agent's resolver.
+	Kubernetes bool
+}
+
+// Check decides on a target before it is resolved. For an address the decision
+// is the final one.
+func (p *Policy) Check(t wire.Target) Decision {
+	if p == nil {
+		p = New(nil, nil)
+	}
+	switch t.Kind {
+	case wire.KindKubernetes:
+		return p.checkKubernetes()
+	case wire.KindTCP:
+	default:
+		return Decision{Reason: "the target is of an unknown kind"}
+	}
+	if a, err := netip.ParseAddr(t.Host); err == nil {
+		return p.CheckAddr(t, netip.AddrPortFrom(a, t.Port))
+	}
+	byAddress := ""
+	for _, r := range p.rules {
+		switch {
+		case r.kind == ruleKubernetes && p.isKubernetesName(t):
+			return Decision{Allowed: true, Rule: r.String(), Kubernetes: true}
+		case !r.covers(t.Port):
+		case r.matchesName(t.Host):
+			return Decision{Allowed: true, Rule: r.String()}
+		case r.kind == ruleAddress && byAddress == "":
+			byAddress = r.String()
+		}
+	}
+	if byAddress != "" {
+		return Decision{Allowed: true, Rule: byAddress, NeedsAddress: true}
+	}
+	return Decision{Reason: fmt.Sprintf("no rule allows %s", t), Missing: p.missing(t)}
+}
+
+// CheckAddr decides on one address a of the target t after resolving. Loopback,
+// link-local, multicast, unspecified and metadata addresses, also inside an
+// IPv6 address that embeds them, are refused unless a rule names the address or
+// a network no wider than their kind. The rule tcp:localhost:PORT allows
+// loopback for that very name.
+func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
+	if p == nil {
+		p = New(nil, nil)
+	}
+	addr := a.Addr()
+	if !addr.IsValid() || addr.Zone() != "" || a.Port() == 0 {
+		return Decision{Reason: fmt.Sprintf("%s is not an address to connect to", a)}
+	}
+	addr = addr.Unmap()
+	a = netip.AddrPortFrom(addr, a.Port())
+	sp := p.classify.special(addr)
+	literal := t.Host == addr.String()
+	if asked, err := netip.ParseAddr(t.Host); err == nil && asked.Unmap() != addr {
+		return Decision{Reason: fmt.Sprintf("%s is not the address that was asked for", addr)}
+	}
+
+	var nearMiss string
+	for _, r := range p.rules {
+		switch {
+		case r.kind == ruleKubernetes:
+			if p.isKubernetesAddr(t, a, sp) {
+				return Decision{Allowed: true, Rule: r.String(), Kubernetes: true}
+			}
+		case !r.covers(a.Port()):
+		case r.names(addr, sp):
+			return Decision{Allowed: true, Rule: r.String()}
+		case t.Kind == wire.KindTCP && t.Port == a.Port() && r.matchesName(t.Host):
+			if sp == nil || r.kind == ruleName && r.host == "localhost" && addr.IsLoopback() {
+				return Decision{Allowed: true, Rule: r.String()}
+			}
+			nearMiss = r.String()
+		}
+	}
+	d := Decision{Missing: addressRule(a)}
+	switch {
+	case t.Kind == wire.KindKubernetes && sp == nil:
+		d.Reason = fmt.Sprintf("%s is not the address of this agent's Kubernetes API server", a)
+		d.Missing = ""
+	case sp != nil && literal:
+		d.Reason = fmt.Sprintf("%s is %s, which only a rule that names it allows", addr, sp.what)
+	case sp != nil && nearMiss != "":
+		d.Reason = fmt.Sprintf("%s leads to %s, %s, which rule %s does not allow", t.Host, addr, sp.what, nearMiss)
+	case sp != nil:
+		d.Reason = fmt.Sprintf("%s leads to %s, %s, which only a rule that names it allows", t.Host, addr, sp.what)
+	case literal:
+		d.Reason = fmt.Sprintf("no rule allows %s", t)
+	default:
+		d.Reason = fmt.Sprintf("no rule allows %s nor its address %s", t, addr)
+		d.Missing = p.missing(t)
+	}
+	return d
+}
+
+func (p *Policy) checkKubernetes() Decision {
+	if !slices.ContainsFunc(p.rules, func(r Rule) bool { return r.kind == ruleKubernetes }) {
+		return Decision{Reason: "no rule allows kubernetes", Missing: "kubernetes"}
+	}
+	if p.kube == nil {
+		return Decision{Reason: "the agent does not run in a Kubernetes pod, so it has no API server of its own"}
+	}
+	return Decision{Allowed: true, Rule: "kubernetes", Kubernetes: true}
+}
+
+// isKubernetesName reports whether t is one of the names that every cluster
+// gives its API server.
+func (p *Policy) isKubernetesName(t wire.Target) bool {
+	if p.kube == nil || t.Port != 443 && t.Port != p.kube.Port {
+		return false
+	}
+	switch t.Host {
+	case "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local":
+		return true
+	default:
+		return t.Host == p.kube.Host && t.Port == p.kube.Port
+	}
+}
+
+// isKubernetesAddr reports whether a is the API server that t asks for: its
+// very address, when that is known, and otherwise an ordinary address that the
+// configured name resolved to.
+func (p *Policy) isKubernetesAddr(t wire.Target, a netip.AddrPort, sp *special) bool {
+	if p.kube == nil || a.Port() != p.kube.Port {
+		return false
+	}
+	if p.kubeIP.IsValid() {
+		return a.Addr() == p.kubeIP
+	}
+	asked := t.Kind == wire.KindKubernetes || p.isKubernetesName(t)
+	return asked && (sp == nil || p.kube.Host == "localhost" && a.Addr().IsLoopback())
+}
+
+// missing returns the rule to suggest for t.
+func (p *Policy) missing(t wire.Target) string {
+	if p.isKubernetesName(t) {
+		return "kubernetes"
+	}
+	return t.String()
+}
+
+func addressRule(a netip.AddrPort) string {
+	return "tcp:" + net.JoinHostPort(a.Addr().String(), strconv.Itoa(int(a.Port())))
+}

@@ -38,12 +38,23 @@ type ID struct {
 // UUIDs and Kubernetes names fit.
 var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
+// NameError says that a name may not be used.
+type NameError struct {
+	Kind string // what was to be named: "organization", "agent ID", …
+	Name string
+}
+
+// Error says what names look like.
+func (e *NameError) Error() string {
+	return fmt.Sprintf("%s %q: want 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end", e.Kind, e.Name)
+}
+
 // ValidateName says whether name may be used for a thing of the given kind
 // ("organization", "agent ID", …): 1 to 63 characters, a-z, 0-9 and '-', not at
 // either end (an RFC 1123 label).
 func ValidateName(kind, name string) error {
 	if !validName.MatchString(name) {
-		return fmt.Errorf("%s %q: want 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end", kind, name)
+		return &NameError{Kind: kind, Name: name}
 	}
 	return nil
 }

@@ -1,0 +1,69 @@
+package pipe
+
+import (
+	"io"
+	"net"
+	"syscall"
+
+	"postern.dev/postern/internal/wire"
+)
+
+// Source reads a local connection into borrowed buffers, leaving room for a
+// frame's header in front. While it waits on a socket it holds no memory. It is for
+// one goroutine.
+type Source struct {
+	conn  net.Conn
+	raw   syscall.RawConn
+	bufs  *Buffers
+	buf   *Buffer
+	n     int
+	err   error
+	ready func(fd uintptr) bool
+}
+
+// NewSource returns a source that reads conn.
+func NewSource(conn net.Conn, bufs *Buffers) *Source {
+	s := &Source{conn: conn, bufs: bufs}
+	if sc, ok := conn.(*net.TCPConn); ok && canReadFD {
+		if raw, err := sc.SyscallConn(); err == nil {
+			s.raw, s.ready = raw, s.tryRead
+		}
+	}
+	return s
+}
+
+// Read waits for bytes and returns a buffer with n of them behind
+// wire.HeaderLen bytes of room; the caller gives the buffer back. n is 0 and the
+// buffer nil when there is an error, io.EOF at the end.
+func (s *Source) Read() (buf *Buffer, n int, err error) {
+	if s.raw == nil {
+		buf = s.bufs.Get()
+		if n, err = s.conn.Read(buf[wire.HeaderLen:wire.MaxFrameLen]); n == 0 {
+			s.bufs.Put(buf)
+			buf = nil
+		}
+		return buf, n, err
+	}
+	s.n, s.err = 0, nil
+	if err = s.raw.Read(s.ready); err == nil {
+		err = s.err
+	}
+	if err != nil && err != io.EOF {
+		err = &net.OpError{Op: "read", Net: "tcp", Source: s.conn.LocalAddr(), Addr: s.conn.RemoteAddr(), Err: err}
+	}
+	buf, s.buf = s.buf, nil
+	return buf, s.n, err
+}
+
+// tryRead is called by the runtime whenever the socket may be readable.
+func (s *Source) tryRead(fd uintptr) bool {
+	buf := s.bufs.Get()
+	n, again, err := readFD(fd, buf[wire.HeaderLen:wire.MaxFrameLen])
+	if n > 0 {
+		s.buf, s.n = buf, n
+		return true
+	}
+	s.bufs.Put(buf)
+	s.err = err
+	return !again
+}

@@ -1,0 +1,179 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/wire"
+)
+
+// Stats is what a stream moved, in bytes.
+type Stats struct {
+	In  int64 // from the pipe to the local connection
+	Out int64 // from the local connection to the pipe
+}
+
+// Carry joins the stream to a local connection: it moves bytes both ways until
+// both directions have ended, and then closes both. early is what was already read
+// from the local connection. An end on one side becomes an end on the other, with
+// the opposite direction going on; a reset, or a pipe that breaks, becomes a reset,
+// so that neither side takes a part for the whole. leg is the one that the local
+// connection belongs to (wire.LegClient or wire.LegTarget), for the error, which is
+// nil when both directions ended properly.
+func (s *Stream) Carry(local net.Conn, early []byte, leg wire.Leg) (Stats, error) {
+	c := &carry{s: s, local: local, leg: leg}
+	var up sync.WaitGroup
+	up.Go(func() { c.outward(early) })
+	c.inward()
+	up.Wait()
+	if c.failure != nil {
+		return c.stats, c.failure
+	}
+	_ = local.Close()
+	s.finish(true)
+	return c.stats, nil
+}
+
+// carry is the state of one Carry. Its two directions share only the way they
+// fail.
+type carry struct {
+	s     *Stream
+	local net.Conn
+	leg   wire.Leg
+	stats Stats // In by inward, Out by outward
+
+	once    sync.Once
+	failure *wire.Failure
+}
+
+// abort ends both directions for the first reason that is given. tell says that
+// the peer does not know it yet.
+func (c *carry) abort(f *wire.Failure, tell bool) {
+	c.once.Do(func() {
+		c.failure = f
+		if tcp, ok := c.local.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // the client or target sees a reset, not an end
+		}
+		_ = c.local.Close()
+		if !tell {
+			c.s.p.Close()
+		}
+		c.s.Reset(f)
+	})
+}
+
+// inward moves bytes from the pipe to the local connection.
+func (c *carry) inward() {
+	s := c.s
+	s.rmu.Lock()
+	defer s.rmu.Unlock()
+	for {
+		switch err := s.await(); {
+		case err == nil:
+		case err == io.EOF:
+			if err := closeWrite(c.local); err != nil && !gone(err) {
+				c.localFailed(err)
+			}
+			return
+		default:
+			c.abort(wire.AsFailure(err, wire.LegRelay), false)
+			return
+		}
+		if err := c.forward(); err != nil {
+			return
+		}
+	}
+}
+
+// forward moves what is left of the current DATA frame: everything that has
+// arrived in one write, and no waiting for what has not.
+func (c *carry) forward() error {
+	s := c.s
+	buf := s.host.Buffers().Get()
+	defer s.host.Buffers().Put(buf)
+	n := 0
+	for s.rest > 0 && n < len(buf) && (n == 0 || s.p.Buffered()) {
+		m, err := s.p.Read(buf[n:min(len(buf), n+s.rest)])
+		n += m
+		s.rest -= m
+		s.received += uint64(m) //nolint:gosec // not negative
+		if err != nil {
+			c.abort(wire.AsFailure(err, wire.LegRelay), false)
+			return err
+		}
+	}
+	s.host.Count(n, 0)
+	n, err := c.local.Write(buf[:n])
+	c.stats.In += int64(n)
+	if err != nil {
+		c.localFailed(err)
+	}
+	return err
+}
+
+// outward moves bytes from the local connection to the pipe.
+func (c *carry) outward(early []byte) {
+	s := c.s
+	if len(early) > 0 {
+		n, err := s.Write(early)
+		c.stats.Out += int64(n)
+		if err != nil {
+			c.abort(wire.AsFailure(err, wire.LegRelay), false)
+			return
+		}
+	}
+	src := pipe.NewSource(c.local, s.host.Buffers())
+	for {
+		buf, n, err := src.Read()
+		if n > 0 {
+			s.wmu.Lock()
+			werr := s.writable()
+			if werr == nil {
+				_, werr = s.send(buf[:wire.HeaderLen+n])
+			}
+			s.wmu.Unlock()
+			s.host.Buffers().Put(buf)
+			if werr != nil {
+				c.abort(wire.AsFailure(werr, wire.LegRelay), s.peerGone.Load())
+				return
+			}
+			c.stats.Out += int64(n)
+		}
+		switch {
+		case err == io.EOF:
+			if err := s.CloseWrite(); err != nil {
+				c.abort(wire.AsFailure(err, wire.LegRelay), false)
+			}
+			return
+		case err != nil:
+			c.localFailed(err)
+			return
+		}
+	}
+}
+
+// localFailed aborts because the client or the target failed.
+func (c *carry) localFailed(err error) {
+	f := wire.Fail(c.leg, wire.CodeReset, "the %s's connection broke: %v", c.leg, err).WithCause(err)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		f.Text = "the " + c.leg.String() + " reset the connection"
+	}
+	c.abort(f, true)
+}
+
+// gone tells that a connection had already ended when its writing half was to be
+// closed: there was nothing left to lose.
+func gone(err error) bool { return errors.Is(err, syscall.ENOTCONN) || errors.Is(err, net.ErrClosed) }
+
+// closeWrite ends the writing half of a connection that has one, and otherwise
+// all of it, as there is no other way to tell its peer.
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return c.Close()
+}

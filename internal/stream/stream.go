@@ -1,0 +1,411 @@
+package stream
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/wire"
+)
+
+// lingerTime bounds how long a stream that was closed early waits for the other
+// side's last frame, so that its pipe can be used again or ends in order.
+const lingerTime = 10 * time.Second
+
+// Host is what a stream needs of the process that it runs in: the proxy's pool,
+// the agent's loop.
+type Host interface {
+	// Done takes the pipe back, exactly once per stream. clean tells that both
+	// directions have ended, so that the pipe may carry the next stream.
+	Done(p *pipe.Pipe, clean bool)
+
+	// Go runs f in a goroutine that the host waits for before it ends.
+	Go(f func())
+
+	// Buffers lends memory.
+	Buffers() *pipe.Buffers
+
+	// Count adds bytes that streams have moved: in from the pipe, out to it.
+	Count(in, out int)
+}
+
+// Stream is one conversation over a pipe. It is a net.Conn, with CloseWrite for
+// half-close, and keeps to its contract, deadlines and concurrency included. Make
+// one with Open or Accept.
+type Stream struct {
+	p    *pipe.Pipe
+	host Host
+	id   wire.StreamID
+	far  net.Addr
+
+	rmu      sync.Mutex // held by the reader
+	rest     int        // unread bytes of the current DATA frame
+	received uint64     // offset of the next byte
+	readErr  error      // io.EOF after the peer's EOF, a failure after RESET or loss
+
+	wmu      sync.Mutex // held by the writer
+	sent     uint64     // offset of the next byte
+	eofSent  bool
+	writeErr error
+
+	dmu        sync.Mutex // orders deadlines against the end
+	readLimit  limit
+	writeLimit limit
+
+	peerDone atomic.Bool // the peer sent EOF
+	peerGone atomic.Bool // the peer reads no more: EOF with FlagClosed
+	closed   atomic.Bool
+	finished atomic.Bool
+}
+
+var _ net.Conn = (*Stream)(nil)
+
+func newStream(p *pipe.Pipe, host Host, id wire.StreamID, far string) *Stream {
+	return &Stream{p: p, host: host, id: id, far: addr(far)}
+}
+
+// addr is the address of the far end as text.
+type addr string
+
+func (addr) Network() string  { return "postern" }
+func (a addr) String() string { return string(a) }
+
+// ID returns the stream's ID, for logs and audit.
+func (s *Stream) ID() wire.StreamID { return s.id }
+
+// LocalAddr returns this end's address on the network.
+func (s *Stream) LocalAddr() net.Addr { return s.p.LocalAddr() }
+
+// RemoteAddr returns the address that the agent reached, or at the agent the
+// identity of the proxy that asked.
+func (s *Stream) RemoteAddr() net.Addr { return s.far }
+
+// SetDeadline sets both deadlines.
+func (s *Stream) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+// SetReadDeadline limits Read; after a time-out reading can go on.
+func (s *Stream) SetReadDeadline(t time.Time) error {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	s.readLimit.set(t)
+	return s.p.SetReadDeadline(t)
+}
+
+// SetWriteDeadline limits Write; after a time-out writing can go on, and the
+// number that Write returned is what will reach the peer.
+func (s *Stream) SetWriteDeadline(t time.Time) error {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	s.writeLimit.set(t)
+	return s.p.SetWriteDeadline(t)
+}
+
+// limit is a deadline as the stream remembers it. The socket's own would not be
+// asked when bytes lie ready, or when there is room for them, short of the network.
+type limit struct{ nanos atomic.Int64 }
+
+func (l *limit) set(t time.Time) {
+	if t.IsZero() {
+		l.nanos.Store(0)
+	} else {
+		l.nanos.Store(t.UnixNano())
+	}
+}
+
+func (l *limit) passed() bool {
+	n := l.nanos.Load()
+	return n != 0 && n <= time.Now().UnixNano()
+}
+
+// Read reads from the stream. It returns io.EOF only after the peer's EOF frame:
+// a pipe that breaks gives a *wire.Failure, never a short but clean end.
+func (s *Stream) Read(b []byte) (int, error) {
+	s.rmu.Lock()
+	defer s.rmu.Unlock()
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if s.readLimit.passed() {
+		return 0, s.closedError(os.ErrDeadlineExceeded)
+	}
+	if err := s.await(); err != nil {
+		return 0, s.closedError(err)
+	}
+	n, err := s.take(b)
+	return n, s.closedError(err)
+}
+
+// await makes sure that a DATA frame has unread bytes; the caller holds rmu.
+func (s *Stream) await() error {
+	for s.rest == 0 {
+		if s.readErr != nil {
+			return s.readErr
+		}
+		h, err := s.p.Next()
+		if err != nil {
+			if !timedOut(err) {
+				s.readErr = err
+			}
+			return err
+		}
+		if err := s.frame(h); err != nil {
+			s.readErr = err
+			return err
+		}
+	}
+	return nil
+}
+
+// frame acts on a frame's header; the caller holds rmu. An error ends the
+// reading direction.
+func (s *Stream) frame(h wire.Header) error {
+	switch h.Type {
+	case wire.FrameData:
+		if h.Offset != s.received {
+			return s.protocolError("DATA at offset %d where %d was due", h.Offset, s.received)
+		}
+		s.rest = h.Length
+		return nil
+	case wire.FrameEOF:
+		if h.Offset != s.received {
+			return s.protocolError("EOF at offset %d where %d was due", h.Offset, s.received)
+		}
+		if h.Flags&wire.FlagClosed != 0 {
+			s.peerGone.Store(true)
+		}
+		s.peerDone.Store(true)
+		return io.EOF
+	case wire.FrameReset:
+		f, err := readFailure(s.p, h.Length)
+		if err != nil {
+			return err
+		}
+		s.p.Close() // the peer waits for this
+		return f
+	case wire.FrameAck:
+		return nil // resumption's; a sender that keeps no copy needs none
+	default:
+		return s.protocolError("unexpected %s", h.Type)
+	}
+}
+
+func (s *Stream) protocolError(format string, args ...any) error {
+	s.p.Close()
+	return wire.Fail(wire.LegRelay, wire.CodeProtocol, format, args...)
+}
+
+// take reads payload of the current frame; the caller holds rmu.
+func (s *Stream) take(b []byte) (int, error) {
+	n, err := s.p.Read(b[:min(len(b), s.rest)])
+	s.rest -= n
+	s.received += uint64(n) //nolint:gosec // not negative
+	if err != nil && !timedOut(err) {
+		s.readErr = err
+	}
+	if n > 0 {
+		s.host.Count(n, 0)
+	}
+	return n, err
+}
+
+// Write writes to the stream. It returns when the network has taken the bytes.
+func (s *Stream) Write(b []byte) (int, error) {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	buf := s.host.Buffers().Get()
+	defer s.host.Buffers().Put(buf)
+	total := 0
+	for first := true; len(b) > 0 || first; first = false {
+		if err := s.writable(); err != nil {
+			return total, s.closedError(err)
+		}
+		if s.writeLimit.passed() {
+			return total, s.closedError(os.ErrDeadlineExceeded)
+		}
+		n := copy(buf[wire.HeaderLen:wire.MaxFrameLen], b)
+		if n == 0 {
+			break
+		}
+		accepted, err := s.send(buf[:wire.HeaderLen+n])
+		if accepted {
+			total += n
+			b = b[n:]
+		}
+		if err != nil {
+			return total, s.closedError(err)
+		}
+	}
+	return total, nil
+}
+
+// writable tells why no more may be written; the caller holds wmu.
+func (s *Stream) writable() error {
+	switch {
+	case s.writeErr != nil:
+		return s.writeErr
+	case s.closed.Load(), s.eofSent:
+		return net.ErrClosed
+	case s.peerGone.Load():
+		return wire.Fail(wire.LegTarget, wire.CodeReset, "the other side has closed the stream").WithCause(syscall.EPIPE)
+	}
+	return nil
+}
+
+// send sends a DATA frame whose payload stands behind room for the header; the
+// caller holds wmu.
+func (s *Stream) send(frame []byte) (accepted bool, err error) {
+	n := len(frame) - wire.HeaderLen
+	wire.Header{Type: wire.FrameData, Length: n, Offset: s.sent}.Put(frame)
+	accepted, err = s.p.Send(frame)
+	if accepted {
+		s.sent += uint64(n) //nolint:gosec // not negative
+		s.host.Count(0, n)
+	}
+	if err != nil && !timedOut(err) {
+		s.writeErr = err
+	}
+	return accepted, err
+}
+
+// CloseWrite ends the writing direction: the peer reads io.EOF after what was
+// written. Reading goes on.
+func (s *Stream) CloseWrite() error {
+	if s.closed.Load() {
+		return net.ErrClosed
+	}
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	return s.closedError(s.sendEOF(0))
+}
+
+// sendEOF sends EOF once; the caller holds wmu.
+func (s *Stream) sendEOF(flags uint8) error {
+	if s.writeErr != nil {
+		return s.writeErr
+	}
+	if s.eofSent {
+		return nil
+	}
+	var frame [wire.HeaderLen]byte
+	wire.Header{Type: wire.FrameEOF, Flags: flags, Offset: s.sent}.Put(frame[:])
+	accepted, err := s.p.Send(frame[:])
+	s.eofSent = accepted
+	if err != nil && !timedOut(err) {
+		s.writeErr = err
+	}
+	return err
+}
+
+// Close ends the stream. What was written still reaches the peer, which then
+// reads io.EOF; what it writes from now on is discarded and soon refused. Close
+// does not wait for that.
+func (s *Stream) Close() error {
+	if !s.shut() {
+		return nil
+	}
+	if s.p.Dead() != nil {
+		s.finish(false)
+		return nil
+	}
+	s.host.Go(func() { s.finish(s.linger(s.sayClosed)) })
+	return nil
+}
+
+// Reset ends the stream at once and tells the peer why: its Read and Write give
+// f, and a connection that Carry joined to it is reset in turn.
+func (s *Stream) Reset(f *wire.Failure) {
+	if !s.shut() {
+		return
+	}
+	if s.p.Dead() != nil {
+		s.finish(false)
+		return
+	}
+	s.host.Go(func() {
+		s.linger(func() error {
+			_, err := s.p.Send(wire.Append(nil, wire.FrameReset, 0, s.sent, f.Append(nil)))
+			return err
+		})
+		s.finish(false)
+	})
+}
+
+// shut marks the stream closed and unblocks Read and Write, which then see it. It
+// reports whether this was the first time.
+func (s *Stream) shut() bool {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	if s.closed.Swap(true) {
+		return false
+	}
+	_ = s.p.SetReadDeadline(past)
+	_ = s.p.SetWriteDeadline(past)
+	return true
+}
+
+func (s *Stream) sayClosed() error { return s.sendEOF(wire.FlagClosed) }
+
+// linger waits for the present reader and writer to leave, says the last word,
+// and reads on to the peer's last word, so that nothing that is still under way is
+// mistaken for the next stream's, or turns our end into a TCP reset that overtakes
+// it. It tells whether the pipe is clean.
+func (s *Stream) linger(lastWord func() error) bool {
+	s.wmu.Lock()
+	_ = s.p.SetWriteDeadline(time.Now().Add(lingerTime))
+	err := lastWord()
+	s.wmu.Unlock()
+	if err != nil {
+		return false
+	}
+	s.rmu.Lock()
+	defer s.rmu.Unlock()
+	_ = s.p.SetReadDeadline(time.Now().Add(lingerTime))
+	buf := s.host.Buffers().Get()
+	defer s.host.Buffers().Put(buf)
+	for err = s.await(); err == nil; err = s.await() {
+		if _, err = s.take(buf[:]); err != nil {
+			break
+		}
+	}
+	return err == io.EOF && s.p.Flushed()
+}
+
+// finish gives the pipe back, once.
+func (s *Stream) finish(clean bool) {
+	if s.finished.Swap(true) {
+		return
+	}
+	s.closed.Store(true)
+	if clean {
+		clean = s.p.SetReadDeadline(time.Time{}) == nil && s.p.SetWriteDeadline(time.Time{}) == nil
+	}
+	s.host.Done(s.p, clean)
+}
+
+// past is a deadline that is over.
+var past = time.Unix(1, 0)
+
+// closedError turns the time-out by which Close unblocks others into
+// net.ErrClosed.
+func (s *Stream) closedError(err error) error {
+	if err != nil && err != io.EOF && s.closed.Load() {
+		return net.ErrClosed
+	}
+	return err
+}
+
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }

@@ -1,0 +1,109 @@
+//go:build linux
+
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+)
+
+// The addresses are from the range for benchmarks (RFC 2544), which no real network uses.
+const (
+	// HostIP is the test host's end of the link: the one address that is reachable from inside,
+	// and where a hub should listen.
+	HostIP = "198.18.77.1"
+	// NodeIP is the node's end of the link. Nothing outside can connect to it.
+	NodeIP = "198.18.77.2"
+	// APIPort is where the API server listens, inside.
+	APIPort = 6443
+
+	hostLink = "postern-kube0"
+	nodeLink = "eth0"
+	nodeName = "node"
+
+	podRange     = "10.88.0.0/24"
+	serviceRange = "10.96.0.0/24"
+	serviceIP    = "10.96.0.1"
+	// DNSIP is the cluster's DNS service.
+	DNSIP = "10.96.0.10"
+)
+
+// sandboxFiles are what the programs inside see instead of the machine's own.
+func sandboxFiles() map[string]string {
+	files := map[string]string{
+		"/etc/resolv.conf": "nameserver " + DNSIP + "\noptions timeout:2 attempts:2\n",
+		"/etc/hosts":       "127.0.0.1 localhost\n" + NodeIP + " " + nodeName + "\n",
+	}
+	// The kubelet insists on these settings of the whole machine, and changes them if it must:
+	// here it finds them as it wants them, and the machine stays as it is.
+	tunables := map[string]string{
+		"/proc/sys/vm/overcommit_memory":      "1\n",
+		"/proc/sys/vm/panic_on_oom":           "0\n",
+		"/proc/sys/kernel/panic":              "10\n",
+		"/proc/sys/kernel/panic_on_oops":      "1\n",
+		"/proc/sys/kernel/keys/root_maxkeys":  "1000000\n",
+		"/proc/sys/kernel/keys/root_maxbytes": "25000000\n",
+	}
+	for name, value := range tunables {
+		if _, err := os.Stat(name); err == nil {
+			files[name] = value
+		}
+	}
+	return files
+}
+
+// network links the sandbox to the host and lets connections through outwards only, to HostIP
+// only. The rules are where they come before any that kube-proxy may add.
+func (c *Cluster) network(ctx context.Context) error {
+	outside := [][]string{
+		{"link", "add", hostLink, "type", "veth", "peer", "name", nodeLink, "netns", strconv.Itoa(c.box.Pid())},
+		{"addr", "add", HostIP + "/30", "dev", hostLink},
+		{"link", "set", hostLink, "up"},
+	}
+	for _, args := range outside {
+		if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+	}
+	if err := c.box.Do(setSysctls); err != nil {
+		return err
+	}
+	inside := [][]string{
+		{"ip", "addr", "add", NodeIP + "/30", "dev", nodeLink},
+		{"ip", "link", "set", nodeLink, "up"},
+		{"ip", "route", "add", "default", "via", HostIP},
+		{"iptables", "-t", "mangle", "-A", "PREROUTING", "-i", nodeLink, "-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED", "-j", "DROP"},
+		{"iptables", "-t", "mangle", "-A", "POSTROUTING", "-o", nodeLink, "!", "-d", HostIP, "-j", "DROP"},
+	}
+	for _, args := range inside {
+		if _, err := c.Exec(ctx, args[0], args[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setSysctls runs inside. IPv6 is off, as its link-local addresses would be a way around the
+// rules; forwarding is what a node of Kubernetes does.
+func setSysctls() error {
+	settings := map[string]string{
+		"/proc/sys/net/ipv6/conf/all/disable_ipv6":     "1",
+		"/proc/sys/net/ipv6/conf/default/disable_ipv6": "1",
+		"/proc/sys/net/ipv4/ip_forward":                "1",
+		// Answers between two pods must pass the rules that translated the question.
+		"/proc/sys/net/bridge/bridge-nf-call-iptables": "1",
+	}
+	for name, value := range settings {
+		err := os.WriteFile(name, []byte(value), 0)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -189,5 +189,8 @@ func (c *PairConn) RemoteAddr() net.Addr { return pairAddr("peer of " + c.name) 
 
 type pairAddr string
 
-func (pairAddr) Network() string  { return "memory" }
+// Network returns "memory".
+func (pairAddr) Network() string { return "memory" }
+
+// String returns the name.
 func (a pairAddr) String() string { return string(a) }

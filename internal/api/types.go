@@ -1,0 +1,120 @@
+// Package api is the hub's HTTPS API as both sides see it: paths, requests,
+// responses, errors, and a client. The hub's handlers and the commands that
+// talk to a hub share it; it knows nothing of how a hub works.
+package api
+
+import "time"
+
+// Version is the version of this API: the first element of its paths.
+const Version = "v1"
+
+// The paths that take no parameter.
+const (
+	PathToken         = "/v1/token"
+	PathOrganizations = "/v1/organizations"
+	PathAgents        = "/v1/agents"
+	PathCA            = "/v1/ca"
+	PathVersion       = "/v1/version"
+	PathHealth        = "/healthz"
+	PathReady         = "/readyz"
+)
+
+// Content types of this API.
+const (
+	TypeJSON    = "application/json"
+	TypeProblem = "application/problem+json" // RFC 9457
+	TypePEM     = "application/x-pem-file"
+	TypeForm    = "application/x-www-form-urlencoded"
+)
+
+// Organization is a tenant.
+type Organization struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created,omitzero"`
+}
+
+// Robot is a machine account of an organization.
+type Robot struct {
+	Organization string    `json:"organization"`
+	Name         string    `json:"name"`
+	Description  string    `json:"description,omitempty"`
+	Created      time.Time `json:"created,omitzero"`
+}
+
+// RobotToken is what the hub tells of a robot's token after it was made.
+type RobotToken struct {
+	Organization string    `json:"organization"`
+	Robot        string    `json:"robot"`
+	Name         string    `json:"name"`
+	AccessID     string    `json:"accessId"`
+	Created      time.Time `json:"created"`
+	Expires      time.Time `json:"expires,omitzero"`  // zero: never
+	LastUsed     time.Time `json:"lastUsed,omitzero"` // to a minute; zero: never
+}
+
+// CreateOrganization is the body of POST /v1/organizations.
+type CreateOrganization struct {
+	Name string `json:"name"`
+}
+
+// CreateRobot is the body of POST /v1/organizations/ORG/robots.
+type CreateRobot struct {
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+}
+
+// CreateToken is the body of POST /v1/organizations/ORG/robots/ROBOT/tokens.
+type CreateToken struct {
+	Name      string `json:"name"`
+	ExpiresIn int64  `json:"expiresIn,omitempty"` // seconds; 0: the token does not expire
+}
+
+// NewToken is a robot token at its making: what the token file holds. The token
+// is a secret that the hub does not keep and cannot show again.
+type NewToken struct {
+	AccessID string `json:"accessId"`
+	Token    string `json:"token"`
+}
+
+// The states of an agent and its replicas.
+const (
+	StateReady    = "ready"    // takes streams
+	StateDraining = "draining" // finishes its streams and takes no new ones
+	StateStopped  = "stopped"  // said goodbye
+	StateLost     = "lost"     // fell silent
+)
+
+// Agent is one agent ID with the replicas that share it.
+type Agent struct {
+	ID           string    `json:"id"`
+	Organization string    `json:"organization"`
+	State        string    `json:"state"` // the best of its replicas'
+	Replicas     []Replica `json:"replicas"`
+}
+
+// Replica is one process of an agent, as it last announced itself.
+type Replica struct {
+	Agent       string    `json:"agent"`
+	Name        string    `json:"name"`
+	State       string    `json:"state"`
+	Since       time.Time `json:"since"` // when State began
+	Version     string    `json:"version,omitempty"`
+	Zone        string    `json:"zone,omitempty"`
+	Address     string    `json:"address,omitempty"` // from where it connects
+	Started     time.Time `json:"started,omitzero"`
+	RTTMillis   float64   `json:"rttMillis,omitempty"` // round trip between it and the bus
+	Streams     int       `json:"streams"`
+	Pipes       int       `json:"pipes"`
+	BytesIn     uint64    `json:"bytesIn"`  // from clients to targets
+	BytesOut    uint64    `json:"bytesOut"` // from targets to clients
+	LastError   string    `json:"lastError,omitempty"`
+	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
+	Allow       []string  `json:"allow,omitempty"` // its rules
+}
+
+// HubVersion is the answer of GET /v1/version.
+type HubVersion struct {
+	Version     string `json:"version"`
+	API         string `json:"api"` // Version of this package
+	TrustDomain string `json:"trustDomain"`
+}

@@ -51,12 +51,9 @@ func (c *checker) drain(d time.Duration) {
 }
 
 // trust checks how the hub's certificate is verified.
-func (c *checker) trust(caFile, pin string) {
+func (c *checker) trust(pin string) {
 	if pin == "" {
 		return
-	}
-	if caFile != "" {
-		c.fail("ca-pin", "give one of them", "--ca-file and --ca-pin say the same thing in two ways")
 	}
 	digest, ok := strings.CutPrefix(pin, "sha256:")
 	if b, err := hex.DecodeString(digest); !ok || err != nil || len(b) != 32 {

@@ -11,7 +11,7 @@ type Client struct {
 	TokenFile    string // an administrator's or robot's token
 	Token        Secret // the token itself, from the environment only; unused when TokenFile is set
 	CAFile       string // PEM file with the hub's CA; empty for the system's roots, unless CAPin is set
-	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile
+	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	ProxyURL     string // HTTP proxy to reach the hub through; empty for HTTPS_PROXY and NO_PROXY
 	ProxyCAFile  string
 	Organization string
@@ -26,7 +26,7 @@ func (cl *Client) fields() []*Field {
 		text("token-file", "FILE", &cl.TokenFile, "token to show to the hub; DIR/admin.token on the hub is the administrator's"),
 		hidden("token", &cl.Token, "the token itself, where a file cannot be had").or("UPBOUND_TOKEN"),
 		text("ca-file", "FILE", &cl.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the system's CAs are trusted"),
-		text("ca-pin", "PIN", &cl.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file"),
+		text("ca-pin", "PIN", &cl.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file or in addition"),
 		link("proxy-url", &cl.ProxyURL, "HTTP proxy to reach the hub through; without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
 		text("proxy-ca-file", "FILE", &cl.ProxyCAFile, "CA certificate of an https:// proxy"),
 		text("organization", "ORG", &cl.Organization, "organization to work in").or("UPBOUND_ORG"),
@@ -50,7 +50,7 @@ func (cl *Client) check(c *checker) {
 	if cl.Token == "" {
 		c.require("token-file", cl.TokenFile)
 	}
-	c.trust(cl.CAFile, cl.CAPin)
+	c.trust(cl.CAPin)
 	c.proxyURL("proxy-url", cl.ProxyURL)
 	c.name("organization", "organization", cl.Organization)
 }

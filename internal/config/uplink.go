@@ -31,7 +31,7 @@ func (l *Log) check(c *checker) {
 type Uplink struct {
 	ConnectURL  string // tls://HOST[:4222] or https://HOST[:443]
 	CAFile      string // PEM file with the hub's CA; empty for the system's roots, unless CAPin is set
-	CAPin       string // "sha256:HEX" of the hub's CA, instead of CAFile
+	CAPin       string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	ProxyURL    string // HTTP proxy to leave the network by; empty for HTTPS_PROXY and NO_PROXY
 	ProxyCAFile string // PEM file with the CA of an https:// proxy; empty for the system's roots
 }
@@ -40,7 +40,7 @@ func (u *Uplink) fields() []*Field {
 	return []*Field{
 		text("connect-url", "URL", &u.ConnectURL, "address of the hub: tls://HOST[:4222]"),
 		text("ca-file", "FILE", &u.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the system's CAs are trusted"),
-		text("ca-pin", "PIN", &u.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file"),
+		text("ca-pin", "PIN", &u.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file or in addition"),
 		link("proxy-url", &u.ProxyURL, "HTTP proxy to reach the hub through, http://HOST:PORT or https://HOST:PORT; "+
 			"without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
 		text("proxy-ca-file", "FILE", &u.ProxyCAFile, "CA certificate of an https:// proxy"),
@@ -51,7 +51,7 @@ func (u *Uplink) check(c *checker) {
 	if c.require("connect-url", u.ConnectURL) {
 		c.connectURL("connect-url", u.ConnectURL)
 	}
-	c.trust(u.CAFile, u.CAPin)
+	c.trust(u.CAPin)
 	c.proxyURL("proxy-url", u.ProxyURL)
 }
 

@@ -1,0 +1,188 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/wire"
+)
+
+// servePipe reads a party's JOIN and joins it to its peer.
+func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *pipe.RecordConn) {
+	id, err := identity.CertificateID(tc.ConnectionState().PeerCertificates[0])
+	if err != nil {
+		r.drop(conn)
+		return
+	}
+	log := r.cfg.Log.With("party", id, "remote", conn.RemoteAddr())
+	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	join, err := readJoin(tc)
+	_ = conn.SetDeadline(time.Time{})
+	var refusal *wire.Failure
+	switch {
+	case err != nil:
+		refusal = wire.Fail(wire.LegRelay, wire.CodeProtocol, "%v", err)
+	case !rc.AtBoundary():
+		refusal = wire.Fail(wire.LegRelay, wire.CodeProtocol, "JOIN is more than one record")
+	case join.Kind == wire.JoinProbe:
+		r.probe(conn, tc)
+		return
+	case !join.Ticket.At(r.cfg.Node):
+		refusal = wire.Fail(wire.LegRelay, wire.CodeWrongPeer, "the ticket is for another relay than %s", r.cfg.Node)
+	}
+	if refusal != nil {
+		r.refuse(conn, tc, refusal)
+		log.Info("join refused", "error", refusal)
+		return
+	}
+	self := &party{id: id, outer: tc, bare: conn, met: make(chan outcome, 1)}
+	peer, pair, second, refusal := r.meet.meet(ctx, join.Ticket, self)
+	switch {
+	case refusal != nil:
+		r.cfg.Observer.Pairing(refusal.Code.String())
+		r.refuse(conn, tc, refusal)
+		log.Info("join refused", "error", refusal)
+	case second:
+		if failed := answer(self, peer); failed != nil {
+			peer.met <- outcome{refusal: failed}
+			r.drop(conn)
+			log.Info("join failed", "error", failed)
+			return
+		}
+		r.cfg.Observer.Pairing("joined")
+		if peer.outer == nil { // the hub's own proxy owns the connection from now on
+			r.untrack(conn)
+			peer.met <- outcome{peer: self}
+			return
+		}
+		pair := r.newPair()
+		peer.met <- outcome{peer: self, pair: pair}
+		r.move(pair, peer.bare, conn)
+	case peer.outer == nil:
+		r.untrack(conn)
+	default:
+		r.move(pair, peer.bare, conn)
+	}
+}
+
+// JoinLocal presents a ticket for the hub's own proxy, which needs no connection
+// to the relay: it is given the bare connection to the agent, or is refused.
+func (r *Relay) JoinLocal(ctx context.Context, ticket wire.Ticket, id identity.ID) (net.Conn, error) {
+	self := &party{id: id, met: make(chan outcome, 1)}
+	peer, _, second, refusal := r.meet.meet(ctx, ticket, self)
+	if refusal != nil {
+		r.cfg.Observer.Pairing(refusal.Code.String())
+		return nil, refusal
+	}
+	if second { // the agent waits: it is answered here, and its goroutine told
+		if failed := answer(peer, self); failed != nil {
+			peer.met <- outcome{refusal: failed}
+			return nil, failed
+		}
+		r.cfg.Observer.Pairing("joined")
+		peer.met <- outcome{peer: self}
+	}
+	return peer.bare, nil
+}
+
+// readJoin reads the one record that holds JOIN.
+func readJoin(tc *tls.Conn) (wire.Join, error) {
+	var b [wire.JoinLen + 1]byte
+	n, err := tc.Read(b[:])
+	if err != nil {
+		return wire.Join{}, err
+	}
+	return wire.ParseJoin(b[:n])
+}
+
+// answer tells both parties that they are joined. From then on their connections
+// are bare. When one cannot be told, both are closed.
+func answer(parties ...*party) *wire.Failure {
+	for _, p := range parties {
+		if p.outer == nil {
+			continue
+		}
+		_ = p.bare.SetWriteDeadline(time.Now().Add(joinTime))
+		_, err := p.outer.Write(wire.AppendJoinAnswer(nil, nil))
+		_ = p.bare.SetWriteDeadline(time.Time{})
+		if err == nil {
+			continue
+		}
+		for _, q := range parties {
+			if q.bare != nil {
+				_ = q.bare.Close()
+			}
+		}
+		return wire.Fail(wire.LegRelay, wire.CodeLost, "%s left while it was joined: %v", p.id, err).WithCause(err)
+	}
+	return nil
+}
+
+// refuse tells a party why it is not joined, and closes its connection.
+func (r *Relay) refuse(conn net.Conn, tc *tls.Conn, f *wire.Failure) {
+	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	if _, err := tc.Write(wire.AppendJoinAnswer(nil, f)); err == nil {
+		_ = tc.Close()
+	}
+	r.drop(conn)
+}
+
+// probe returns a few bytes over the bare connection, as proof that pipes work
+// from where the caller is.
+func (r *Relay) probe(conn net.Conn, tc *tls.Conn) {
+	defer r.drop(conn)
+	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	if _, err := tc.Write(wire.AppendJoinAnswer(nil, nil)); err != nil {
+		return
+	}
+	var b [wire.ProbeLen]byte
+	if _, err := io.ReadFull(conn, b[:]); err == nil {
+		_, _ = conn.Write(b[:])
+	}
+}
+
+// pair is a pipe as the relay sees it: two connections and the two goroutines
+// that move bytes between them.
+type pair struct {
+	moving atomic.Int32
+	bytes  atomic.Int64
+}
+
+func (r *Relay) newPair() *pair {
+	p := &pair{}
+	p.moving.Store(2)
+	r.pipes.Add(1)
+	r.cfg.Observer.PipeOpened()
+	return p
+}
+
+// lastTime is how long one side of a pipe may go on after the other has ended.
+const lastTime = 10 * time.Second
+
+// move moves bytes from src, this goroutine's own connection, to dst until src
+// ends. The second of the two goroutines to finish closes both.
+func (r *Relay) move(p *pair, dst, src net.Conn) {
+	n, err := r.splicer.copy(dst, src)
+	p.bytes.Add(n)
+	if err == nil {
+		if tcp, ok := dst.(*net.TCPConn); ok {
+			_ = tcp.CloseWrite()
+		}
+		_ = dst.SetReadDeadline(time.Now().Add(lastTime))
+	} else {
+		_ = dst.Close()
+		_ = src.Close()
+	}
+	if p.moving.Add(-1) == 0 {
+		r.drop(dst)
+		r.drop(src)
+		r.pipes.Add(-1)
+		r.cfg.Observer.PipeClosed(p.bytes.Load())
+	}
+}

@@ -1,0 +1,298 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/wire"
+)
+
+// Limits before a caller has proved who it is.
+const (
+	handshakeTime = 10 * time.Second
+	joinTime      = 5 * time.Second
+
+	DefaultMaxUnproved          = 2048 // connections in all
+	DefaultMaxUnprovedPerSource = 256  // of one IPv4 address or IPv6 /64
+)
+
+// Config says how a relay works. Node, Certificate and Roots are required.
+type Config struct {
+	Node        string                              // this node's name, which tickets carry
+	Certificate func() (*tls.Certificate, error)    // to present; called at each handshake
+	Roots       func() *x509.CertPool               // that parties' certificates must lead to
+	Bus         func(identity.ID) (net.Conn, error) // a connection into the bus; nil where there is none
+	HTTP        bool                                // serve HTTP connections from the listener of HTTP()
+	Log         *slog.Logger
+	Observer    Observer // nil for none
+
+	MaxUnproved, MaxUnprovedPerSource int // 0 for the defaults
+}
+
+// Observer is told what happens, for metrics. Its methods are called from many
+// goroutines and return at once. Results are from small, fixed sets.
+type Observer interface {
+	Handshake(protocol, result string)
+	Pairing(result string)
+	PipeOpened()
+	PipeClosed(bytes int64)
+}
+
+// Relay serves the one port. Make one with New, give it a listener with Serve.
+type Relay struct {
+	cfg     Config
+	configs map[string]*tls.Config // by ALPN protocol; "" for HTTP
+	gate    *gate
+	meet    *rendezvous
+	splicer splicer
+	http    *handover
+
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	done  bool
+	wg    sync.WaitGroup
+	pipes atomic.Int64
+}
+
+// New returns a relay that serves nothing yet.
+func New(cfg Config) *Relay {
+	if cfg.MaxUnproved == 0 {
+		cfg.MaxUnproved = DefaultMaxUnproved
+	}
+	if cfg.MaxUnprovedPerSource == 0 {
+		cfg.MaxUnprovedPerSource = DefaultMaxUnprovedPerSource
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = blind{}
+	}
+	r := &Relay{
+		cfg:   cfg,
+		gate:  newGate(cfg.MaxUnproved, cfg.MaxUnprovedPerSource),
+		meet:  newRendezvous(),
+		http:  newHandover(),
+		conns: make(map[net.Conn]struct{}),
+	}
+	r.configs = map[string]*tls.Config{
+		wire.ALPNPipe: r.tlsConfig(true, wire.ALPNPipe),
+		wire.ALPNBus:  r.tlsConfig(true, wire.ALPNBus),
+		"":            r.tlsConfig(false, "h2", "http/1.1"),
+	}
+	return r
+}
+
+func (r *Relay) tlsConfig(mutual bool, protocols ...string) *tls.Config {
+	c := &tls.Config{
+		MinVersion:             tls.VersionTLS13,
+		NextProtos:             protocols,
+		SessionTicketsDisabled: true, // a ticket would follow the last record of a handshake, and outlive a revocation
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.cfg.Certificate() },
+	}
+	if mutual {
+		c.ClientAuth = tls.RequireAnyClientCert
+		c.VerifyConnection = func(cs tls.ConnectionState) error {
+			_, err := identity.VerifyPeer(r.cfg.Roots(), cs, x509.ExtKeyUsageClientAuth, time.Now())
+			return err
+		}
+	}
+	return c
+}
+
+// HTTP returns the listener from which an http.Server takes the connections that
+// asked for HTTP. It ends when the relay does.
+func (r *Relay) HTTP() net.Listener { return r.http }
+
+// Pipes returns the number of pipes that are joined here now.
+func (r *Relay) Pipes() int { return int(r.pipes.Load()) }
+
+// Waiting returns the number of parties that wait for their peer, and of used
+// tickets that are still remembered.
+func (r *Relay) Waiting() (parties, tickets int) { return r.meet.counts() }
+
+// Serve accepts connections until ctx ends, then stops accepting and returns;
+// what was accepted goes on until Close. It closes l.
+func (r *Relay) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	defer func() { _ = l.Close() }()
+	r.http.setAddr(l.Addr())
+	pause := 5 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			pause = 5 * time.Millisecond
+			r.admit(ctx, conn)
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default: // out of descriptors, most likely: what is open goes on, and ends
+			r.cfg.Log.Warn("accept failed", "error", err, "retry_in", pause)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause):
+			}
+			pause = min(2*pause, time.Second)
+		}
+	}
+}
+
+// admit starts serving a connection unless a bound is reached.
+func (r *Relay) admit(ctx context.Context, conn net.Conn) {
+	src := source(conn.RemoteAddr())
+	if !r.gate.enter(src) {
+		r.cfg.Observer.Handshake("none", "too_many")
+		r.cfg.Log.Debug("connection refused: too many that have not proved who they are", "remote", conn.RemoteAddr())
+		_ = conn.Close()
+		return
+	}
+	if !r.track(conn) {
+		r.gate.leave(src)
+		_ = conn.Close()
+		return
+	}
+	go func() {
+		defer r.wg.Done()
+		proved := sync.OnceFunc(func() { r.gate.leave(src) })
+		defer proved()
+		r.handle(ctx, conn, proved)
+	}()
+}
+
+// track counts a connection in; false after Close.
+func (r *Relay) track(conn net.Conn) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done {
+		return false
+	}
+	r.conns[conn] = struct{}{}
+	r.wg.Add(1)
+	return true
+}
+
+// untrack forgets a connection that is closed or has another owner.
+func (r *Relay) untrack(conn net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.conns, conn)
+}
+
+// Close cuts everything that Serve accepted, and waits for it to end. Connections
+// that were handed over (HTTP, the hub's own pipes) are their new owners'.
+func (r *Relay) Close() {
+	r.mu.Lock()
+	r.done = true
+	for c := range r.conns {
+		_ = c.Close()
+	}
+	r.mu.Unlock()
+	_ = r.http.Close()
+	r.wg.Wait()
+	r.splicer.close()
+}
+
+// handle runs the handshake and routes by protocol.
+func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
+	rc := pipe.NewRecordConn(conn)
+	protocol := ""
+	tc := tls.Server(rc, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		for _, p := range h.SupportedProtos {
+			if r.configs[p] != nil {
+				protocol = p
+				break
+			}
+		}
+		if protocol != wire.ALPNPipe {
+			rc.PassThrough()
+		}
+		return r.configs[protocol], nil
+	}})
+	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
+	if err := tc.HandshakeContext(ctx); err != nil {
+		r.cfg.Observer.Handshake(name(protocol), "failed")
+		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr(), "protocol", name(protocol), "error", err)
+		r.drop(conn)
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	r.cfg.Observer.Handshake(name(protocol), "ok")
+	switch protocol {
+	case "":
+		r.untrack(conn)
+		if !r.cfg.HTTP || !r.http.give(ctx, tc, proved) {
+			_ = conn.Close()
+		}
+	case wire.ALPNBus:
+		proved()
+		r.serveBus(conn, tc)
+	case wire.ALPNPipe:
+		proved()
+		r.servePipe(ctx, conn, tc, rc)
+	}
+}
+
+// name is a protocol's name in metrics and logs.
+func name(protocol string) string {
+	if protocol == "" {
+		return "http"
+	}
+	return protocol
+}
+
+func (r *Relay) drop(conn net.Conn) {
+	_ = conn.Close()
+	r.untrack(conn)
+}
+
+// busBuffer is what a bus connection needs to carry its small messages; there is
+// one of each direction for every party, idle or not.
+const busBuffer = 4 << 10
+
+// serveBus joins a party to the bus.
+func (r *Relay) serveBus(conn net.Conn, tc *tls.Conn) {
+	defer r.drop(conn)
+	id, err := identity.CertificateID(tc.ConnectionState().PeerCertificates[0])
+	if err != nil || r.cfg.Bus == nil {
+		return
+	}
+	inside, err := r.cfg.Bus(id)
+	if err != nil {
+		r.cfg.Log.Warn("no connection into the bus", "party", id, "error", err)
+		return
+	}
+	var back sync.WaitGroup
+	back.Go(func() {
+		_, _ = io.CopyBuffer(onlyWriter{tc}, onlyReader{inside}, make([]byte, busBuffer))
+		_ = conn.Close()
+	})
+	_, _ = io.CopyBuffer(onlyWriter{inside}, onlyReader{tc}, make([]byte, busBuffer))
+	_ = inside.Close()
+	back.Wait()
+}
+
+// onlyReader and onlyWriter hide the methods by which io.CopyBuffer would get
+// around its buffer.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
+// blind is the observer of a relay that nobody observes.
+type blind struct{}
+
+func (blind) Handshake(string, string) {}
+func (blind) Pairing(string)           {}
+func (blind) PipeOpened()              {}
+func (blind) PipeClosed(int64)         {}

@@ -1,0 +1,154 @@
+package relay
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wire"
+)
+
+// Limits of the rendezvous.
+const (
+	// MeetTime is how long the first bearer of a ticket waits for the second.
+	MeetTime = 10 * time.Second
+
+	// burnTime is how long a used ticket is remembered: longer than anyone with
+	// an honest clock can still come with it.
+	burnTime = time.Minute
+
+	maxWaiting = 1 << 14
+	maxBurnt   = 1 << 18
+)
+
+// rendezvous pairs the bearers of tickets. Safe for concurrent use.
+type rendezvous struct {
+	mu      sync.Mutex
+	waiting map[wire.Ticket]*party
+	burnt   map[wire.Ticket]time.Time // when it may be forgotten
+	order   []wire.Ticket             // burnt, oldest first
+}
+
+func newRendezvous() *rendezvous {
+	return &rendezvous{waiting: make(map[wire.Ticket]*party), burnt: make(map[wire.Ticket]time.Time)}
+}
+
+// party is one bearer of a ticket.
+type party struct {
+	id    identity.ID
+	outer *tls.Conn // nil for the hub's own proxy, which needs no answer
+	bare  net.Conn  // under outer
+	met   chan outcome
+}
+
+// outcome is what the first bearer learns from the second.
+type outcome struct {
+	peer    *party
+	pair    *pair // nil where one of the two is the hub's own proxy
+	refusal *wire.Failure
+}
+
+// meet presents a party's ticket. The first bearer waits; the second is told of
+// the first at once, with second set: it then answers both parties and tells the first
+// the outcome, which is what the first one's meet returns.
+func (r *rendezvous) meet(ctx context.Context, ticket wire.Ticket, p *party) (peer *party, pair *pair, second bool, refusal *wire.Failure) {
+	peer, refusal = r.arrive(ticket, p)
+	if peer != nil || refusal != nil {
+		return peer, nil, true, refusal
+	}
+	timer := time.NewTimer(MeetTime)
+	defer timer.Stop()
+	select {
+	case o := <-p.met:
+		return o.peer, o.pair, false, o.refusal
+	case <-timer.C:
+		refusal = wire.Fail(wire.LegRelay, wire.CodeTicketExpired, "the other side did not come within %s", MeetTime).
+			WithHint("the other side cannot reach this relay, or came to another one")
+	case <-ctx.Done():
+		refusal = wire.Fail(wire.LegRelay, wire.CodeDraining, "the relay is shutting down")
+	}
+	if r.leave(ticket, p) {
+		return nil, nil, false, refusal
+	}
+	o := <-p.met // the second came at the last moment
+	return o.peer, o.pair, false, o.refusal
+}
+
+// arrive registers the first bearer of a ticket, or takes the first out for the
+// second.
+func (r *rendezvous) arrive(ticket wire.Ticket, p *party) (*party, *wire.Failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	r.forget(now)
+	if _, used := r.burnt[ticket]; used {
+		return nil, wire.Fail(wire.LegRelay, wire.CodeTicketUsed, "the ticket has been used, or has expired")
+	}
+	first, ok := r.waiting[ticket]
+	if !ok {
+		if len(r.waiting) >= maxWaiting || len(r.burnt) >= maxBurnt {
+			return nil, wire.Fail(wire.LegRelay, wire.CodeOverloaded, "too many parties are waiting at this relay")
+		}
+		r.waiting[ticket] = p
+		return nil, nil
+	}
+	// Whatever comes of it, the ticket has been presented twice.
+	delete(r.waiting, ticket)
+	r.burn(ticket, now)
+	if f := mayPair(first.id, p.id); f != nil {
+		first.met <- outcome{refusal: f}
+		return nil, f
+	}
+	return first, nil
+}
+
+// mayPair says whether two parties may meet at all. Whom exactly each of them
+// wants, they check by themselves in the inner TLS.
+func mayPair(a, b identity.ID) *wire.Failure {
+	if a.Role == identity.RoleAgent {
+		a, b = b, a
+	}
+	switch {
+	case b.Role != identity.RoleAgent || a.Role == identity.RoleAgent:
+		return wire.Fail(wire.LegRelay, wire.CodeWrongPeer, "a ticket joins a proxy and an agent, not %s and %s", a.Role, b.Role)
+	case a.Organization != b.Organization || a.TrustDomain != b.TrustDomain:
+		return wire.Fail(wire.LegRelay, wire.CodeWrongPeer, "the ticket was presented by parties of two organizations")
+	}
+	return nil
+}
+
+// leave takes a party that gave up out again; false means that somebody has just
+// come for it.
+func (r *rendezvous) leave(ticket wire.Ticket, p *party) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiting[ticket] != p {
+		return false
+	}
+	delete(r.waiting, ticket)
+	r.burn(ticket, time.Now())
+	return true
+}
+
+// burn and forget are called with mu held.
+func (r *rendezvous) burn(ticket wire.Ticket, now time.Time) {
+	r.burnt[ticket] = now.Add(burnTime)
+	r.order = append(r.order, ticket)
+}
+
+func (r *rendezvous) forget(now time.Time) {
+	for len(r.order) > 0 && now.After(r.burnt[r.order[0]]) {
+		delete(r.burnt, r.order[0])
+		r.order = r.order[1:]
+	}
+}
+
+// counts returns how many parties wait and how many tickets are remembered.
+func (r *rendezvous) counts() (waiting, burnt int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.waiting), len(r.burnt)
+}

@@ -1,0 +1,175 @@
+package relay
+
+import (
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// spliceLen is the most that one splice(2) moves, and the size asked for each
+// kernel pipe.
+const spliceLen = 512 << 10
+
+// splicer moves bytes between sockets within the kernel (splice(2)). Unlike
+// io.Copy it holds a kernel pipe only while bytes are under way, so that idle pipes
+// cost two descriptors and not six. Safe for concurrent use.
+type splicer struct {
+	mu   sync.Mutex
+	free []kernelPipe
+}
+
+// maxFreePipes bounds the kernel pipes that wait for their next use.
+const maxFreePipes = 64
+
+type kernelPipe struct{ r, w int }
+
+func (s *splicer) get() (kernelPipe, error) {
+	s.mu.Lock()
+	if n := len(s.free); n > 0 {
+		p := s.free[n-1]
+		s.free = s.free[:n-1]
+		s.mu.Unlock()
+		return p, nil
+	}
+	s.mu.Unlock()
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return kernelPipe{}, os.NewSyscallError("pipe2", err)
+	}
+	// A larger pipe saves calls; where the user's limit is reached, the default does.
+	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, spliceLen)
+	return kernelPipe{r: fds[0], w: fds[1]}, nil
+}
+
+// put takes back an empty pipe.
+func (s *splicer) put(p kernelPipe) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.free) < maxFreePipes {
+		s.free = append(s.free, p)
+		return
+	}
+	p.close()
+}
+
+// close closes the pipes that are not in use.
+func (s *splicer) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.free {
+		p.close()
+	}
+	s.free = nil
+}
+
+func (p kernelPipe) close() {
+	_ = unix.Close(p.r)
+	_ = unix.Close(p.w)
+}
+
+// copy moves bytes from src to dst until src ends (nil) or either fails, and
+// tells how many reached dst.
+func (s *splicer) copy(dst, src net.Conn) (int64, error) {
+	d, dok := dst.(*net.TCPConn)
+	c, cok := src.(*net.TCPConn)
+	if !dok || !cok {
+		return io.Copy(dst, src)
+	}
+	dstRaw, err := d.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	srcRaw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	t := transfer{s: s}
+	t.in, t.out = t.fill, t.drain
+	var total int64
+	for {
+		if err := srcRaw.Read(t.in); err != nil {
+			return total, err
+		}
+		if t.err != nil || t.held == 0 {
+			return total, t.err
+		}
+		for t.held > 0 && t.err == nil {
+			before := t.held
+			err := dstRaw.Write(t.out)
+			total += int64(before - t.held)
+			if err != nil && t.err == nil {
+				t.err = err
+			}
+		}
+		if t.err != nil {
+			t.pipe.close() // it still holds bytes
+			return total, t.err
+		}
+		s.put(t.pipe)
+	}
+}
+
+// transfer is the state of one direction between the calls of the runtime.
+type transfer struct {
+	s       *splicer
+	pipe    kernelPipe
+	held    int // bytes in pipe
+	err     error
+	in, out func(fd uintptr) bool
+}
+
+// fill is called when the source may be readable.
+func (t *transfer) fill(fd uintptr) bool {
+	if t.pipe, t.err = t.s.get(); t.err != nil {
+		return true
+	}
+	n, err := splice(int(fd), t.pipe.w, spliceLen)
+	if n > 0 {
+		t.held = n
+		return true
+	}
+	t.s.put(t.pipe)
+	if err == unix.EAGAIN {
+		return false
+	}
+	t.held, t.err = 0, err
+	return true
+}
+
+// drain is called when the destination may be writable.
+func (t *transfer) drain(fd uintptr) bool {
+	for t.held > 0 {
+		n, err := splice(t.pipe.r, int(fd), t.held)
+		switch {
+		case err == unix.EAGAIN:
+			return false
+		case err != nil:
+			t.err = err
+			return true
+		case n == 0:
+			t.err = io.ErrUnexpectedEOF
+			return true
+		}
+		t.held -= n
+	}
+	return true
+}
+
+func splice(from, to, n int) (int, error) {
+	for {
+		m, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return 0, err
+		case err != nil:
+			return 0, os.NewSyscallError("splice", err)
+		}
+		return int(m), nil
+	}
+}

@@ -1,0 +1,114 @@
+//go:build linux
+
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"postern.dev/postern/test/kube/proc"
+)
+
+// testCrash kills the agent in the middle of something, as a power cut would. The client must get
+// an error, soon and never the semblance of an end; and once an agent is back, kubectl must work
+// again with nothing else restarted.
+func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
+	t.Run("cp", func(t *testing.T) {
+		large := filepath.Join(t.TempDir(), "large")
+		// Sparse, so that it costs no disk; it takes far longer to send than to kill.
+		if err := os.WriteFile(large, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(large, 4<<30); err != nil {
+			t.Fatal(err)
+		}
+		before := bytesRead(t, tunnel.agent.Pid())
+		cp := kubectl.follow(t, "cp", large, "clock:/tmp/large")
+		tunnel.waitFor(t, "the agent carries the file", func(context.Context) error {
+			if n := bytesRead(t, tunnel.agent.Pid()) - before; n < 16<<20 {
+				return fmt.Errorf("it has carried %d bytes", n)
+			}
+			return nil
+		}, tunnel.agent)
+		kill(t, tunnel, kubectl, cp)
+		kubectl.must(t, "exec", "clock", "--", "gen", "0", "/tmp/large")
+	})
+	t.Run("logs", func(t *testing.T) {
+		logs := kubectl.follow(t, "logs", "-f", "clock", "--tail=1")
+		for range 5 {
+			logs.next(t)
+		}
+		kill(t, tunnel, kubectl, logs)
+	})
+	t.Run("exec", func(t *testing.T) {
+		tick := kubectl.follow(t, "exec", "clock", "--", "tick", "50ms")
+		for range 5 {
+			tick.next(t)
+		}
+		kill(t, tunnel, kubectl, tick)
+	})
+}
+
+// kill ends the agent, sees the client fail, starts an agent again and sees kubectl work.
+func kill(t *testing.T, tunnel *tunnel, kubectl client, busy *stream) {
+	t.Helper()
+	select {
+	case <-busy.done:
+		t.Fatalf("kubectl ended before the agent was killed: %v\n%s", busy.err, busy.stderr.String())
+	default:
+	}
+	start := time.Now()
+	tunnel.agent.Kill()
+	stderr, err := busy.wait(t, quick)
+	t.Logf("kubectl ended %s after the agent's death: %v: %s", time.Since(start).Round(time.Millisecond), err, strings.TrimSpace(stderr))
+	if err == nil {
+		t.Error("kubectl took the agent's death for an ordinary end")
+	}
+	if strings.TrimSpace(stderr) == "" {
+		t.Error("kubectl says nothing about the agent's death")
+	}
+
+	// Without an agent, the error is quick and says so.
+	r := kubectl.run(limit(t, quick), nil, "get", "--raw", "/readyz", "--request-timeout=20s")
+	t.Logf("without an agent, after %s: %s", r.took.Round(time.Millisecond), strings.TrimSpace(r.stderr))
+	if r.code == 0 || r.err != nil {
+		t.Errorf("kubectl without an agent: exit code %d, %v", r.code, r.err)
+	}
+
+	start = time.Now()
+	tunnel.agent = tunnel.startAgent(t, "agent-"+strconv.FormatInt(start.UnixMilli(), 36))
+	tunnel.waitUntilUseful(t, kubectl)
+	t.Logf("kubectl works again %s after the agent's return", time.Since(start).Round(time.Millisecond))
+	for _, p := range []*proc.Process{tunnel.hub, tunnel.proxy} {
+		if ended := p.Ended(); ended != nil {
+			t.Error(ended)
+		}
+	}
+}
+
+// bytesRead is how much a process has read from files and sockets together.
+func bytesRead(t *testing.T, pid int) int64 {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "io"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, "rchar: "); found {
+			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatal(errors.New("no rchar in /proc/PID/io"))
+	return 0
+}

@@ -25,6 +25,11 @@ const (
 	// clock is a little late believes them at once.
 	backdate = 2 * time.Minute
 
+	// authorityBackdate is the same for an authority. It costs nothing to be
+	// generous, and on a hub's first day parties with late clocks shall fail for
+	// their own certificates, where the error can name the clock.
+	authorityBackdate = 24 * time.Hour
+
 	// maxTrustDomain bounds a trust domain's length (SPIFFE-ID §2.1).
 	maxTrustDomain = 255
 )
@@ -68,7 +73,7 @@ func NewAuthority(trustDomain string, now time.Time) (*Authority, error) {
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "Postern CA " + commonName(trustDomain)},
 		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
-		NotBefore:             now.Add(-backdate),
+		NotBefore:             now.Add(-authorityBackdate),
 		NotAfter:              now.Add(authorityLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,

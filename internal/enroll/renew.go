@@ -1,0 +1,113 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"postern.dev/postern/internal/api"
+)
+
+const (
+	// The part of their life after which credentials are renewed is drawn evenly
+	// between these, so that parties which started together do not renew
+	// together. Their middle is two thirds.
+	renewFrom, renewTo = 0.60, 0.73
+
+	// Pauses between attempts grow from a fraction of the credentials' life,
+	// within these bounds, and half of each is random.
+	minPause, firstPause, maxPause = 50 * time.Millisecond, time.Second, 30 * time.Second
+
+	// clockCheck is how often a sleeper looks at the wall clock: timers stand
+	// still while a machine is suspended, certificates do not.
+	clockCheck = 30 * time.Second
+)
+
+// Run keeps the credentials fresh until ctx ends, and then returns nil. Where
+// Start gave none, it gets the first ones. When the hub cannot be reached, it
+// tries on for ever. When the hub refuses (see Permanent), it tries on until
+// the credentials expire, because a file may be replaced, and then returns the
+// *wire.Failure.
+func (s *Session) Run(ctx context.Context) error {
+	failures := 0
+	renewAt := s.renewalTime()
+	for {
+		if !sleepUntil(ctx, renewAt) {
+			return nil
+		}
+		err := s.exchange(ctx)
+		switch {
+		case err == nil:
+			failures, renewAt = 0, s.renewalTime()
+			continue
+		case ctx.Err() != nil:
+			return nil
+		case Permanent(err) && s.expired():
+			return err
+		}
+		failures++
+		pause := s.pause(failures, err)
+		s.log.LogAttrs(ctx, slog.LevelWarn, "credentials not renewed; will try again",
+			slog.Any("error", err), slog.Duration("pause", pause.Round(time.Millisecond)), slog.Time("expires", s.expires()))
+		renewAt = time.Now().Add(pause)
+	}
+}
+
+// renewalTime returns when to renew the newest grant; it is in the past before
+// the first.
+func (s *Session) renewalTime() time.Time {
+	g := s.grant.Load()
+	if g == nil {
+		return time.Time{}
+	}
+	part := renewFrom + (renewTo-renewFrom)*rand.Float64()
+	return g.Issued.Add(time.Duration(part * float64(g.Expires.Sub(g.Issued))))
+}
+
+// pause returns how long to wait after the given number of failures in a row.
+func (s *Session) pause(failures int, err error) time.Duration {
+	d := firstPause
+	if g := s.grant.Load(); g != nil {
+		d = min(d, max(minPause, g.Expires.Sub(g.Issued)/60))
+	}
+	d = min(d<<min(failures-1, 10), maxPause)
+	d = d/2 + rand.N(d/2+1)
+	var p *api.Problem
+	if errors.As(err, &p) && p.RetryAfter > d {
+		// The hub asked for it. Spread what comes after, and mind a silly number.
+		d = min(p.RetryAfter, 2*maxPause) + rand.N(time.Second)
+	}
+	return d
+}
+
+func (s *Session) expires() time.Time {
+	if g := s.grant.Load(); g != nil {
+		return g.Expires
+	}
+	return time.Time{}
+}
+
+// expired reports whether there are no valid credentials.
+func (s *Session) expired() bool { return !time.Now().Before(s.expires()) }
+
+// sleepUntil waits until t has come by the monotonic clock or by the wall clock,
+// and reports whether it came before ctx ended.
+func sleepUntil(ctx context.Context, t time.Time) bool {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		left := min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		timer.Reset(min(left, clockCheck))
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+		}
+	}
+}

@@ -4,25 +4,30 @@ package cluster_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
 	"postern.dev/postern/test/kube/cluster"
 )
 
+// TestStart runs a pod on a cluster of its own.
 func TestStart(t *testing.T) {
 	c := cluster.StartT(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	out, err := c.KubectlInside(ctx, "get", "nodes,services,endpointslices", "-A", "-o", "wide")
-	t.Log(out, err)
-	out, err = c.KubectlInside(ctx, "run", "x", "--image", cluster.ToolImage, "--restart=Never", "--command", "--", "echo", "hello")
-	t.Log(out, err)
-	out, err = c.KubectlInside(ctx, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/x", "--timeout=30s")
-	t.Log(out, err)
-	out, err = c.KubectlInside(ctx, "logs", "x")
-	t.Log(out, err)
-	if t.Failed() || err != nil {
-		t.Log(c.Logs(20))
+	for _, step := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"get", "nodes"}, "Ready"},
+		{[]string{"run", "hello", "--image", cluster.ToolImage, "--restart=Never", "--command", "--", "echo", "hello"}, "created"},
+		{[]string{"wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/hello", "--timeout=30s"}, "condition met"},
+		{[]string{"logs", "hello"}, "hello"},
+	} {
+		out, err := c.KubectlInside(ctx, step.args...)
+		if err != nil || !strings.Contains(out, step.want) {
+			t.Fatalf("kubectl %s: %q, %v; want %q\n%s", strings.Join(step.args, " "), out, err, step.want, c.Logs(10))
+		}
 	}
 }

@@ -138,8 +138,9 @@ func (s *Sandbox) mounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make the mounts private: %w", err)
 	}
-	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+	// /proc shows the processes that its mounter sees, so one inside must mount it.
+	if out, err := exec.Command("mount", "-t", "proc", "-o", "nosuid,nodev,noexec", "proc", "/proc").CombinedOutput(); err != nil {
+		return fmt.Errorf("mount /proc: %w: %s", err, out)
 	}
 	if err := unix.Mount("run", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
@@ -201,12 +202,9 @@ func (s *Sandbox) Do(f func() error) error {
 }
 
 // Start starts a command inside. The caller must Wait for it, always: the sandbox cannot end
-// while a dead child of this process is not reaped. The child dies with this process.
+// while a dead child of this process is not reaped. The child dies with the first
+// process, and so with this one; Pdeathsig must not be set, as no parent is visible from inside.
 func (s *Sandbox) Start(cmd *exec.Cmd) error {
-	if cmd.SysProcAttr == nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{}
-	}
-	cmd.SysProcAttr.Pdeathsig = unix.SIGKILL
 	return s.Do(cmd.Start)
 }
 

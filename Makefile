@@ -30,6 +30,7 @@ test-unit: ## Run the unit tests without the race detector: the quick loop.
 test-race: ## Run the unit tests and the fuzz tests' seeds with the race detector.
 	@echo '==> unit tests with the race detector'
 	go test -race -count=1 -p $(P) -timeout 15m ./...
+	cd test/bench && go test -count=1 -p $(P) -timeout 5m ./...
 
 .PHONY: test-e2e
 test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
@@ -42,8 +43,8 @@ test-kube: ## Run the real programs against a real Kubernetes (root; the first r
 	cd test/kube && go test -count=1 -timeout 60m -v ./...
 
 .PHONY: bench
-bench: ## Measure the tunnel beside its references (test/bench).
-	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 60m ./test/bench/...
+bench: ## Measure the tunnel beside its references; BENCH=-quick for a short look.
+	cd test/bench && go run . $(BENCH)
 
 .PHONY: lint
 lint: ## Check formatting and run go vet and the pinned golangci-lint on every module.

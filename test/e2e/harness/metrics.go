@@ -121,6 +121,10 @@ func LeakCheck(t testing.TB, slack int, watched ...Watched) func() {
 				if now, err = w.Metrics.Usage(w.Process); err != nil {
 					return err
 				}
+				// A relay is also asked for tickets that wait for nobody.
+				if waiting, err := w.Metrics.Value("postern_relay_waiting_tickets"); err == nil && waiting > 0 {
+					return fmt.Errorf("%v tickets wait for their other side", waiting)
+				}
 				if now.FDs > before[i].FDs+slack || now.Goroutines > before[i].Goroutines+4*slack {
 					return fmt.Errorf("%d descriptors and %d goroutines, before %d and %d",
 						now.FDs, now.Goroutines, before[i].FDs, before[i].Goroutines)

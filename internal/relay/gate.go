@@ -20,16 +20,20 @@ func newGate(total, perSource int) *gate {
 	return &gate{total: total, perSource: perSource, sources: make(map[netip.Prefix]int)}
 }
 
-// enter admits a connection, or says that a bound is reached.
-func (g *gate) enter(src netip.Prefix) bool {
+// enter admits a connection, or names the bound that is reached: "total" or
+// "address".
+func (g *gate) enter(src netip.Prefix) (limit string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.open >= g.total || g.sources[src] >= g.perSource {
-		return false
+	switch {
+	case g.open >= g.total:
+		return "total"
+	case g.sources[src] >= g.perSource:
+		return "address"
 	}
 	g.open++
 	g.sources[src]++
-	return true
+	return ""
 }
 
 // leave ends what enter admitted.

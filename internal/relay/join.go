@@ -45,7 +45,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 	peer, pair, second, refusal := r.meet.meet(ctx, join.Ticket, self)
 	switch {
 	case refusal != nil:
-		r.cfg.Observer.Pairing(refusal.Code.String())
+		r.cfg.Metrics.Paired(refusal)
 		r.refuse(conn, tc, refusal)
 		log.Info("join refused", "error", refusal)
 	case second:
@@ -55,7 +55,6 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 			log.Info("join failed", "error", failed)
 			return
 		}
-		r.cfg.Observer.Pairing("joined")
 		if peer.outer == nil { // the hub's own proxy owns the connection from now on
 			r.untrack(conn)
 			peer.met <- outcome{peer: self}
@@ -77,7 +76,7 @@ func (r *Relay) JoinLocal(ctx context.Context, ticket wire.Ticket, id identity.I
 	self := &party{id: id, met: make(chan outcome, 1)}
 	peer, _, second, refusal := r.meet.meet(ctx, ticket, self)
 	if refusal != nil {
-		r.cfg.Observer.Pairing(refusal.Code.String())
+		r.cfg.Metrics.Paired(refusal)
 		return nil, refusal
 	}
 	if second { // the agent waits: it is answered here, and its goroutine told
@@ -85,7 +84,6 @@ func (r *Relay) JoinLocal(ctx context.Context, ticket wire.Ticket, id identity.I
 			peer.met <- outcome{refusal: failed}
 			return nil, failed
 		}
-		r.cfg.Observer.Pairing("joined")
 		peer.met <- outcome{peer: self}
 	}
 	return peer.bare, nil
@@ -158,7 +156,7 @@ func (r *Relay) newPair() *pair {
 	p := &pair{}
 	p.moving.Store(2)
 	r.pipes.Add(1)
-	r.cfg.Observer.PipeOpened()
+	r.cfg.Metrics.Paired(nil)
 	return p
 }
 
@@ -183,6 +181,6 @@ func (r *Relay) move(p *pair, dst, src net.Conn) {
 		r.drop(dst)
 		r.drop(src)
 		r.pipes.Add(-1)
-		r.cfg.Observer.PipeClosed(p.bytes.Load())
+		r.cfg.Metrics.Unpaired(uint64(max(p.bytes.Load(), 0)))
 	}
 }

@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
 )
@@ -34,18 +36,9 @@ type Config struct {
 	Bus         func(identity.ID) (net.Conn, error) // a connection into the bus; nil where there is none
 	HTTP        bool                                // serve HTTP connections from the listener of HTTP()
 	Log         *slog.Logger
-	Observer    Observer // nil for none
+	Metrics     *observe.Relay // nil for none
 
 	MaxUnproved, MaxUnprovedPerSource int // 0 for the defaults
-}
-
-// Observer is told what happens, for metrics. Its methods are called from many
-// goroutines and return at once. Results are from small, fixed sets.
-type Observer interface {
-	Handshake(protocol, result string)
-	Pairing(result string)
-	PipeOpened()
-	PipeClosed(bytes int64)
 }
 
 // Relay serves the one port. Make one with New, give it a listener with Serve.
@@ -71,9 +64,6 @@ func New(cfg Config) *Relay {
 	}
 	if cfg.MaxUnprovedPerSource == 0 {
 		cfg.MaxUnprovedPerSource = DefaultMaxUnprovedPerSource
-	}
-	if cfg.Observer == nil {
-		cfg.Observer = blind{}
 	}
 	r := &Relay{
 		cfg:   cfg,
@@ -151,8 +141,8 @@ func (r *Relay) Serve(ctx context.Context, l net.Listener) error {
 // admit starts serving a connection unless a bound is reached.
 func (r *Relay) admit(ctx context.Context, conn net.Conn) {
 	src := source(conn.RemoteAddr())
-	if !r.gate.enter(src) {
-		r.cfg.Observer.Handshake("none", "too_many")
+	if limit := r.gate.enter(src); limit != "" {
+		r.cfg.Metrics.Rejected(limit)
 		r.cfg.Log.Debug("connection refused: too many that have not proved who they are", "remote", conn.RemoteAddr())
 		_ = conn.Close()
 		return
@@ -162,6 +152,7 @@ func (r *Relay) admit(ctx context.Context, conn net.Conn) {
 		_ = conn.Close()
 		return
 	}
+	r.cfg.Metrics.Accepted()
 	go func() {
 		defer r.wg.Done()
 		proved := sync.OnceFunc(func() { r.gate.leave(src) })
@@ -221,13 +212,13 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 	}})
 	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		r.cfg.Observer.Handshake(name(protocol), "failed")
-		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr(), "protocol", name(protocol), "error", err)
+		r.cfg.Metrics.Handshake(protocol, wire.Fail(wire.LegTLS, handshakeCode(err), "%v", err))
+		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr(), "protocol", protocol, "error", err)
 		r.drop(conn)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
-	r.cfg.Observer.Handshake(name(protocol), "ok")
+	r.cfg.Metrics.Handshake(tc.ConnectionState().NegotiatedProtocol, nil)
 	switch protocol {
 	case "":
 		r.untrack(conn)
@@ -243,12 +234,12 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 	}
 }
 
-// name is a protocol's name in metrics and logs.
-func name(protocol string) string {
-	if protocol == "" {
-		return "http"
+// handshakeCode tells callers that stayed silent from those that spoke wrongly.
+func handshakeCode(err error) wire.Code {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return wire.CodeTimeout
 	}
-	return protocol
+	return wire.CodeUnauthenticated
 }
 
 func (r *Relay) drop(conn net.Conn) {
@@ -288,11 +279,3 @@ type (
 	onlyReader struct{ io.Reader }
 	onlyWriter struct{ io.Writer }
 )
-
-// blind is the observer of a relay that nobody observes.
-type blind struct{}
-
-func (blind) Handshake(string, string) {}
-func (blind) Pairing(string)           {}
-func (blind) PipeOpened()              {}
-func (blind) PipeClosed(int64)         {}

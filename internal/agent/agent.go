@@ -1,0 +1,266 @@
+// Package agent is the role in the private network: it dials out to the hub, says
+// who it is, comes to the relay when a proxy asks for a meeting, and reaches targets
+// that its owner's rules allow. It listens on nothing.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/party"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/policy"
+	"postern.dev/postern/internal/reach"
+	"postern.dev/postern/internal/wire"
+)
+
+// Limits of an agent.
+const (
+	maxPipes    = 8192 // at once
+	maxJoining  = 256  // at once; further ones are refused
+	joinTimeout = 15 * time.Second
+)
+
+// Options is what an agent needs beside its settings.
+type Options struct {
+	Version  string
+	Getenv   func(string) string
+	Registry *observe.Registry // nil: nothing is counted
+	Health   *observe.Health   // nil: nobody asks
+	Log      *slog.Logger
+}
+
+// Agent is one replica of an agent. Make one with New and run it once.
+type Agent struct {
+	cfg    config.Agent
+	opt    Options
+	log    *slog.Logger
+	reach  *reach.Dialer
+	policy atomic.Pointer[policy.Policy]
+	rules  []string
+	epoch  string
+	start  time.Time
+
+	streams *observe.Streams
+	pipes   *observe.Pipes
+	uplink  *observe.Uplink
+
+	buffers *pipe.Buffers
+	keeper  *pipe.Keeper
+	inner   func() *identity.Credentials
+	party   *party.Party
+
+	wg       sync.WaitGroup // lanes and what they start
+	mu       sync.Mutex
+	lanes    map[*lane]struct{}
+	joining  int
+	draining bool
+	since    time.Time
+	lastErr  error
+	lastAt   time.Time
+
+	open              atomic.Int64
+	bytesIn, bytesOut atomic.Uint64 // from the pipes, to the pipes
+}
+
+// New checks the settings and prepares an agent.
+func New(cfg config.Agent, opt Options) (*Agent, error) {
+	kube, err := policy.KubernetesFromEnv(opt.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	allow := cfg.Allow
+	if len(allow) == 0 && kube != nil {
+		allow = []string{"kubernetes"}
+	}
+	a := &Agent{
+		cfg: cfg, opt: opt, log: opt.Log.With("organization", cfg.Organization, "agent", cfg.AgentID, "replica", cfg.Name),
+		epoch: rand.Text(), start: time.Now(), since: time.Now(),
+		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
+	}
+	rules := make([]policy.Rule, 0, len(allow))
+	for _, text := range allow {
+		r, err := policy.ParseRule(text)
+		if err != nil {
+			return nil, err
+		}
+		rules = append(rules, r)
+		a.rules = append(a.rules, r.String())
+	}
+	a.policy.Store(policy.New(rules, kube))
+	a.reach = &reach.Dialer{Policy: a.policy.Load}
+	if opt.Registry != nil {
+		a.streams, a.pipes, a.uplink = observe.NewStreams(opt.Registry), observe.NewPipes(opt.Registry), observe.NewUplink(opt.Registry)
+		a.pipes.Watch(func() int { idle, _ := a.count(); return idle }, func() int { _, busy := a.count(); return busy })
+	}
+	return a, nil
+}
+
+// Run serves until ctx ends, then lets streams finish for the drain time of the
+// settings. It returns nil after a stop that was asked for, and the *wire.Failure
+// that a person has to mend otherwise.
+func (a *Agent) Run(ctx context.Context) error {
+	a.log.Info("starting", "version", a.opt.Version, "connect_url", a.cfg.ConnectURL)
+	if len(a.rules) == 0 {
+		a.log.Warn("nothing may be reached: no --allow rule, and this is not a pod", "hint", "start with --allow tcp:HOST:PORT")
+	} else {
+		a.log.Info("may be reached through this agent", "allow", a.rules)
+	}
+	p, err := party.Start(ctx, party.Config{
+		Settings: a.cfg.Party, Role: identity.RoleAgent, Name: a.cfg.AgentID, Replica: a.cfg.Name,
+		Version: a.opt.Version, Getenv: a.opt.Getenv, Metrics: a.uplink, Log: a.log,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	a.party, a.inner = p, p.Credentials
+	defer p.Close()
+
+	// What serves streams outlives ctx by the drain time.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	var bg sync.WaitGroup
+	failed := make(chan error, 1)
+	bg.Go(func() {
+		if err := p.Run(work); err != nil {
+			failed <- err
+		}
+	})
+	bg.Go(func() { _ = a.keeper.Run(work) })
+	bg.Go(func() {
+		if err := p.Bus.Announce(work, a.presence); err != nil {
+			failed <- err
+		}
+	})
+	stop, err := p.Bus.ServeMeet(a.cfg.AgentID, a.cfg.Name, a.meet)
+	if err == nil {
+		a.log.Info("ready", "hub", p.Uplink.Endpoint().Address(), "identity", p.Credentials().ID)
+		a.opt.Health.Register("bus", a.checkBus)
+		a.opt.Health.Register("relay", a.checkRelay)
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
+		a.drain(stop)
+	}
+	end()
+	bg.Wait()
+	a.wg.Wait()
+	return err
+}
+
+// drain stops taking work and waits for streams to end.
+func (a *Agent) drain(stop func()) {
+	a.mu.Lock()
+	a.draining, a.since = true, time.Now()
+	for l := range a.lanes {
+		if !l.busy {
+			l.pipe.Close()
+		}
+	}
+	a.mu.Unlock()
+	if a.opt.Health != nil {
+		a.opt.Health.Drain()
+	}
+	a.party.Bus.Kick()
+	stop()
+	if n := a.open.Load(); n > 0 {
+		a.log.Info("draining", "streams", n, "limit", a.cfg.DrainTimeout)
+	}
+	limit := time.NewTimer(a.cfg.DrainTimeout)
+	defer limit.Stop()
+	idle := time.NewTicker(20 * time.Millisecond)
+	defer idle.Stop()
+	for a.open.Load() > 0 {
+		select {
+		case <-limit.C:
+			a.log.Warn("cutting streams that did not end in time", "streams", a.open.Load())
+			return
+		case <-idle.C:
+		}
+	}
+}
+
+func (a *Agent) checkBus(context.Context) error {
+	if !a.party.Bus.Connected() {
+		_, err := a.party.LastError()
+		return wire.Fail(wire.LegBus, wire.CodeLost, "not connected: %v", err)
+	}
+	return nil
+}
+
+// checkRelay sends bytes the way that pipes go.
+func (a *Agent) checkRelay(ctx context.Context) error {
+	_, err := a.party.Probe(ctx)
+	return err
+}
+
+// presence is what this replica says of itself.
+func (a *Agent) presence() bus.Presence {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	rtt, err := a.party.Bus.RTT(ctx)
+	if err == nil {
+		a.uplink.RTT(rtt)
+	}
+	idle, busy := a.count()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := bus.Presence{
+		Agent: a.cfg.AgentID, Replica: a.cfg.Name, Epoch: a.epoch, Version: a.opt.Version, Zone: a.cfg.Zone,
+		State: bus.StateReady, Started: a.start, Since: a.since, Streams: int(a.open.Load()), Pipes: idle + busy,
+		BytesIn: a.bytesIn.Load(), BytesOut: a.bytesOut.Load(), RTT: rtt, Allow: a.rules,
+	}
+	if a.draining {
+		p.State = bus.StateDraining
+	}
+	if at, err := a.party.LastError(); err != nil {
+		p.LastError, p.LastErrorAt = err.Error(), at
+	}
+	if a.lastErr != nil && a.lastAt.After(p.LastErrorAt) {
+		p.LastError, p.LastErrorAt = a.lastErr.Error(), a.lastAt
+	}
+	p.Address = localAddress(a.lanes)
+	return p
+}
+
+// localAddress is where the agent connects from, as far as its pipes show.
+func localAddress(lanes map[*lane]struct{}) string {
+	for l := range lanes {
+		if host, _, err := net.SplitHostPort(l.pipe.LocalAddr().String()); err == nil {
+			return host
+		}
+	}
+	return ""
+}
+
+func (a *Agent) count() (idle, busy int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for l := range a.lanes {
+		if l.busy {
+			busy++
+		} else {
+			idle++
+		}
+	}
+	return idle, busy
+}
+
+// failed remembers the latest error for the status.
+func (a *Agent) failed(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.lastErr, a.lastAt = err, time.Now()
+}

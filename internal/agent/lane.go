@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/stream"
+	"postern.dev/postern/internal/wire"
+)
+
+// meet answers a proxy that asks for a meeting. It accepts before it has come to
+// the relay: the proxy waits for it there.
+func (a *Agent) meet(r bus.MeetRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.draining:
+		return wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", a.cfg.Name)
+	case a.joining+len(r.Tickets) > maxJoining || len(a.lanes)+a.joining+len(r.Tickets) > maxPipes:
+		return wire.Fail(wire.LegAgent, wire.CodeOverloaded, "replica %s has %d pipes, and %d on their way",
+			a.cfg.Name, len(a.lanes), a.joining)
+	}
+	a.joining += len(r.Tickets)
+	for _, ticket := range r.Tickets {
+		a.wg.Go(func() { a.join(ticket) })
+	}
+	return nil
+}
+
+// join makes one pipe and serves it until it ends.
+func (a *Agent) join(ticket wire.Ticket) {
+	start := time.Now()
+	p, err := a.connect(ticket)
+	a.pipes.Joined(err, time.Since(start))
+	a.mu.Lock()
+	a.joining--
+	if err != nil {
+		a.mu.Unlock()
+		a.failed(err)
+		a.log.Warn("pipe not joined", "error", err)
+		return
+	}
+	l := &lane{agent: a, pipe: p}
+	a.lanes[l] = struct{}{}
+	if a.draining {
+		p.Close()
+	}
+	a.mu.Unlock()
+	a.keeper.Watch(p)
+	err = l.serve()
+	p.Close()
+	a.mu.Lock()
+	delete(a.lanes, l)
+	draining := a.draining
+	a.mu.Unlock()
+	if f := p.Dead(); f.Code == wire.CodeLost && !l.ended && !draining {
+		a.pipes.Ended(f)
+		a.log.Debug("pipe lost", "proxy", p.Peer(), "error", err)
+	} else {
+		a.pipes.Ended(nil)
+	}
+}
+
+func (a *Agent) connect(ticket wire.Ticket) (*pipe.Pipe, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
+	defer cancel()
+	bare, err := a.party.JoinPipe(ctx, ticket)
+	if err != nil {
+		return nil, err
+	}
+	return pipe.Server(ctx, bare, identity.InnerServerConfig(a.inner, a.welcome), a.buffers)
+}
+
+// welcome says which peers may use a pipe: proxies of our organization.
+func (a *Agent) welcome(id identity.ID) error {
+	if id.Role != identity.RoleProxy || id.Organization != a.cfg.Organization {
+		return wire.Fail(wire.LegAgent, wire.CodeWrongPeer, "%s is not a proxy of organization %s", id, a.cfg.Organization)
+	}
+	return nil
+}
+
+// lane serves the streams of one pipe, one after the other. It is their
+// stream.Host.
+type lane struct {
+	agent *Agent
+	pipe  *pipe.Pipe
+	busy  bool // guarded by agent.mu
+	ended bool // the pipe ended between two streams, as the proxy's pool does
+}
+
+func (l *lane) Done(p *pipe.Pipe, clean bool) {
+	if !clean {
+		p.Close()
+	}
+}
+
+func (l *lane) Go(f func()) { l.agent.wg.Go(f) }
+
+func (l *lane) Buffers() *pipe.Buffers { return l.agent.buffers }
+
+func (l *lane) Count(in, out int) {
+	l.agent.bytesIn.Add(uint64(in))                //nolint:gosec // not negative
+	l.agent.bytesOut.Add(uint64(out))              //nolint:gosec // not negative
+	l.agent.streams.Bytes(uint64(in), uint64(out)) //nolint:gosec // not negative
+}
+
+func (l *lane) serve() error {
+	for {
+		in, err := stream.Accept(l.pipe)
+		if err != nil {
+			l.ended = true
+			return err
+		}
+		if !l.occupy(true) {
+			_ = in.Refuse(wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name), l)
+			return nil
+		}
+		err = l.one(in)
+		if !l.occupy(false) || err != nil {
+			return err
+		}
+	}
+}
+
+// occupy marks the lane busy or idle; false means that the agent drains and an
+// idle lane ends.
+func (l *lane) occupy(busy bool) bool {
+	l.agent.mu.Lock()
+	defer l.agent.mu.Unlock()
+	l.busy = busy
+	return !l.agent.draining
+}
+
+// one serves one stream. An error means that the pipe cannot be used again.
+func (l *lane) one(in *stream.Incoming) error {
+	a := l.agent
+	log := a.log.With("stream", in.Stream, "target", in.Target, "proxy", l.pipe.Peer())
+	start := time.Now()
+	target, err := wire.ParseTarget(in.Target)
+	if err != nil {
+		err = wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
+	}
+	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	if in.LimitMillis > 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(in.LimitMillis)*time.Millisecond)
+	}
+	defer cancel()
+	if err != nil {
+		return l.refuse(in, err, start, log)
+	}
+	conn, err := a.reach.Dial(ctx, target)
+	if err != nil {
+		return l.refuse(in, err, start, log)
+	}
+	s, err := in.Accept(conn.RemoteAddr().String(), l)
+	if err != nil {
+		_ = conn.Close()
+		a.streams.Opened(err, 0)
+		return err
+	}
+	a.streams.Opened(nil, time.Since(start))
+	a.open.Add(1)
+	log.Debug("stream opened", "address", conn.RemoteAddr())
+	stats, err := s.Carry(conn, nil, wire.LegTarget)
+	a.open.Add(-1)
+	a.streams.Closed(err)
+	log.Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)
+	return err
+}
+
+func (l *lane) refuse(in *stream.Incoming, err error, start time.Time, log *slog.Logger) error {
+	f := wire.AsFailure(err, wire.LegAgent)
+	l.agent.streams.Opened(f, time.Since(start))
+	l.agent.failed(f)
+	var level slog.Level
+	if f.Code == wire.CodeDenied { // somebody tries what the owner does not allow
+		level = slog.LevelWarn
+	}
+	log.Log(context.Background(), level, "stream refused", "error", f)
+	if err := in.Refuse(f, l); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,332 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/stream"
+	"postern.dev/postern/internal/wire"
+)
+
+// Time limits of a Dialer.
+const (
+	openTimeout = 10 * time.Second // for the agent to reach the target
+	joinTimeout = 10 * time.Second // for a pipe to be joined
+	settleTime  = 3 * time.Second  // after the start, in which agents are still being heard of
+	maxAttempts = 4                // of opening one stream
+)
+
+// DialerConfig is what a Dialer works with. All fields but Zone, Node and the
+// metrics are required.
+type DialerConfig struct {
+	Organization string
+	Zone         string // where this proxy runs; replicas of the same zone are preferred
+	Node         string // relay node that tickets are for; empty for any
+
+	Bus         *bus.Conn
+	Credentials func() *identity.Credentials
+
+	// Join presents a ticket at the relay and returns the bare connection to its
+	// other bearer.
+	Join func(ctx context.Context, t wire.Ticket) (net.Conn, error)
+
+	Streams *observe.Streams // nil for none
+	Pipes   *observe.Pipes   // nil for none
+	Log     *slog.Logger
+}
+
+// Dialer opens streams through the agents of one organization. For each replica
+// that it uses it keeps a pool of warm pipes. Safe for concurrent use; make one with
+// NewDialer and run it.
+type Dialer struct {
+	cfg     DialerConfig
+	dir     *bus.Directory
+	keeper  *pipe.Keeper
+	buffers *pipe.Buffers
+	started time.Time
+	ctx     context.Context // of Run; pools end with it
+	end     context.CancelFunc
+	wg      sync.WaitGroup
+
+	mu       sync.Mutex
+	replicas map[replicaKey]*replica
+	wanted   map[string]bool // agents for which pipes are kept
+	ended    bool
+}
+
+// replicaKey names one life of a replica: a process that starts again under the
+// same name is another.
+type replicaKey struct{ agent, replica, epoch string }
+
+// NewDialer returns a dialer that watches the organization's agents until ctx
+// ends, and keeps pipes to those of warm ready from the start.
+func NewDialer(ctx context.Context, cfg DialerConfig, warm ...string) (*Dialer, error) {
+	dir, err := cfg.Bus.NewDirectory(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dialer{
+		cfg: cfg, dir: dir, keeper: pipe.NewKeeper(), buffers: pipe.NewBuffers(), started: time.Now(),
+		replicas: make(map[replicaKey]*replica), wanted: make(map[string]bool),
+	}
+	d.ctx, d.end = context.WithCancel(context.WithoutCancel(ctx))
+	for _, agent := range warm {
+		d.wanted[agent] = true
+	}
+	return d, nil
+}
+
+// Run keeps the pools until ctx ends; then it closes idle pipes, and cuts the
+// streams that are left.
+func (d *Dialer) Run(ctx context.Context) error {
+	d.wg.Go(func() { _ = d.keeper.Run(d.ctx) })
+	for {
+		changed := d.dir.Changed()
+		d.follow()
+		select {
+		case <-ctx.Done():
+			d.mu.Lock()
+			d.ended = true
+			d.mu.Unlock()
+			d.end()
+			d.wg.Wait()
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// Directory returns what is known of the organization's agents.
+func (d *Dialer) Directory() *bus.Directory { return d.dir }
+
+// follow makes pools for ready replicas of wanted agents, and ends those of
+// replicas that stopped, drain, or began anew. A replica that is merely lost keeps
+// its pool: its pipes tell by themselves whether they live, and work on while the
+// bus is down.
+func (d *Dialer) follow() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	keep := make(map[replicaKey]bool)
+	for _, p := range d.dir.All() {
+		key := replicaKey{p.Agent, p.Replica, p.Epoch}
+		switch p.State {
+		case bus.StateReady:
+			keep[key] = true
+			if d.wanted[p.Agent] {
+				d.pool(key)
+			}
+		case bus.StateLost:
+			keep[key] = true
+		}
+	}
+	for key, r := range d.replicas {
+		if !keep[key] {
+			r.end()
+			delete(d.replicas, key)
+		}
+	}
+}
+
+// pool returns a replica with its pool, and starts it if need be; the caller
+// holds mu.
+func (d *Dialer) pool(key replicaKey) *replica {
+	if r := d.replicas[key]; r != nil {
+		return r
+	}
+	r := newReplica(d, key)
+	d.replicas[key] = r
+	d.wg.Go(func() { _ = r.pool.Run(r.ctx) })
+	return r
+}
+
+// Open implements Opener: it opens a stream to a target through one of the
+// agent's replicas. Errors are *wire.Failure.
+func (d *Dialer) Open(ctx context.Context, ref AgentRef, target wire.Target) (Stream, error) {
+	start := time.Now()
+	s, err := d.open(ctx, ref.Agent, target)
+	d.cfg.Streams.Opened(err, time.Since(start))
+	if err != nil {
+		return nil, wire.AsFailure(err, wire.LegProxy)
+	}
+	return &conversation{Stream: s, streams: d.cfg.Streams}, nil
+}
+
+// conversation is a stream as the front ends know it, counted once.
+type conversation struct {
+	*stream.Stream
+	streams *observe.Streams
+	once    sync.Once
+}
+
+// Carry joins the stream to a client's connection.
+func (c *conversation) Carry(local net.Conn, early []byte) (Stats, error) {
+	s, err := c.Stream.Carry(local, early, wire.LegClient)
+	c.once.Do(func() { c.streams.Closed(err) })
+	return Stats{BytesIn: s.In, BytesOut: s.Out}, err
+}
+
+// Close ends the stream.
+func (c *conversation) Close() error {
+	c.once.Do(func() { c.streams.Closed(nil) })
+	return c.Stream.Close()
+}
+
+// open tries replicas until one answers. A refusal is an answer, unless the
+// replica shuts down. A pipe that broke before its replica answered has not brought
+// the target a byte, so another one may be tried.
+func (d *Dialer) open(ctx context.Context, agent string, target wire.Target) (*stream.Stream, error) {
+	if err := identity.ValidateName("agent ID", agent); err != nil {
+		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
+	}
+	var last error
+	avoid := make(map[replicaKey]bool)
+	for range maxAttempts {
+		r, err := d.pick(ctx, agent, avoid)
+		if err != nil {
+			if last != nil {
+				err = last
+			}
+			return nil, err
+		}
+		s, err := r.open(ctx, target)
+		if err == nil {
+			return s, nil
+		}
+		last = err
+		f := wire.AsFailure(err, wire.LegUnknown)
+		switch {
+		case ctx.Err() != nil:
+			return nil, err
+		case f.Code == wire.CodeLost: // that pipe; perhaps all of this replica
+		case f.Code == wire.CodeDraining, f.Leg == wire.LegAgent && f.Code == wire.CodeNoAgent,
+			f.Leg == wire.LegAgent && f.Code == wire.CodeOverloaded:
+			avoid[r.key] = true
+		default:
+			return nil, err
+		}
+	}
+	return nil, last
+}
+
+// pick chooses a replica: of two drawn at random, in our own zone if there are
+// any, the one with fewer streams, or the nearer one when they are equal.
+func (d *Dialer) pick(ctx context.Context, agent string, avoid map[replicaKey]bool) (*replica, error) {
+	for {
+		changed := d.dir.Changed()
+		r, known := d.choose(agent, avoid)
+		if r != nil {
+			return r, nil
+		}
+		settle := settleTime - time.Since(d.started)
+		if settle <= 0 || len(avoid) > 0 {
+			return nil, d.noAgent(agent, known)
+		}
+		timer := time.NewTimer(settle)
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, d.noAgent(agent, known).WithCause(ctx.Err())
+		}
+		timer.Stop()
+	}
+}
+
+func (d *Dialer) noAgent(agent string, known []bus.Presence) *wire.Failure {
+	f := wire.Fail(wire.LegAgent, wire.CodeNoAgent, "no replica of agent %s is connected", agent)
+	if len(known) == 0 {
+		return f.WithHint("no such agent has been seen in organization %s: check its ID, and that it runs; see postern agents", d.cfg.Organization)
+	}
+	last := slices.MaxFunc(known, func(a, b bus.Presence) int { return a.Since.Compare(b.Since) })
+	return f.WithHint("replica %s is %s since %s; see postern status %s", last.Replica, last.State, last.Since.UTC().Format(time.RFC3339), agent)
+}
+
+func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bus.Presence) {
+	known := d.dir.Replicas(agent)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ended {
+		return nil, known
+	}
+	d.wanted[agent] = true
+	var near, far []candidate
+	for _, p := range known {
+		key := replicaKey{agent, p.Replica, p.Epoch}
+		r := d.replicas[key]
+		switch {
+		case avoid[key]:
+			continue
+		case p.State == bus.StateReady:
+			r = d.pool(key)
+		case p.State != bus.StateLost || r == nil || r.pool.Stats().Idle == 0:
+			continue
+		}
+		c := candidate{r, max(p.Streams, int(r.streams.Load())), p.RTT}
+		if d.cfg.Zone != "" && p.Zone == d.cfg.Zone {
+			near = append(near, c)
+		} else {
+			far = append(far, c)
+		}
+	}
+	if len(near) == 0 {
+		near = far
+	}
+	if len(near) == 0 {
+		return nil, known
+	}
+	a, b := near[rand.N(len(near))], near[rand.N(len(near))] //nolint:gosec // load, not secrecy
+	if b.load < a.load || b.load == a.load && b.rtt < a.rtt {
+		a = b
+	}
+	return a.replica, known
+}
+
+type candidate struct {
+	replica *replica
+	load    int
+	rtt     time.Duration
+}
+
+// Ping sends an echo to a replica of the agent and back, through the whole of the
+// data path.
+func (d *Dialer) Ping(ctx context.Context, agent string) (time.Duration, error) {
+	r, err := d.pick(ctx, agent, nil)
+	if err != nil {
+		return 0, err
+	}
+	p, err := r.pool.Get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	rtt, err := p.Ping(ctx)
+	r.pool.Put(p, err == nil)
+	return rtt, err
+}
+
+// Counts returns the numbers of idle and busy pipes.
+func (d *Dialer) Counts() (idle, busy int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range d.replicas {
+		s := r.pool.Stats()
+		idle += s.Idle
+		busy += s.Busy
+	}
+	return idle, busy
+}
+
+// isClosed tells the end of a process from a failure.
+func isClosed(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, net.ErrClosed)
+}

@@ -1,0 +1,165 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nkeys"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/identity"
+)
+
+// ErrNoAccount is returned for an organization without an account.
+var ErrNoAccount = errors.New("the organization has no account on the bus")
+
+// account is a tenant of the bus: nothing crosses from one to another.
+type account struct {
+	key     keyPair
+	name    string
+	store   bool             // may keep state: the hub's
+	revoked map[string]int64 // by user key: tokens issued until then (Unix seconds) are void
+	deleted bool
+}
+
+// claims returns what the account may do, as its JWT says it.
+func (s *Server) claims(a *account) *jwt.AccountClaims {
+	c := jwt.NewAccountClaims(a.key.public)
+	c.Name = a.name
+	c.Limits.Conn = int64(s.conf.MaxConnections)
+	c.Limits.LeafNodeConn = 0
+	c.Limits.Imports, c.Limits.Exports, c.Limits.WildcardExports = 0, 0, false
+	c.Limits.DisallowBearer = true
+	if a.store {
+		c.Limits.JetStreamLimits = jwt.JetStreamLimits{
+			DiskStorage: jwt.NoLimit, MemoryStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit,
+		}
+	}
+	c.Revocations = jwt.RevocationList(a.revoked)
+	if a.deleted {
+		c.RevokeAt(jwt.All, time.Now().Add(100*365*24*time.Hour))
+	}
+	return c
+}
+
+// store signs the account's claims and gives them to the server's resolver.
+func (s *Server) store(a *account) error {
+	token, err := s.claims(a).Encode(s.operator)
+	if err != nil {
+		return fmt.Errorf("sign bus account of %s: %w", a.name, err)
+	}
+	return s.resolver.Store(a.key.public, token)
+}
+
+// apply stores the account and makes the running server follow it: connections
+// that it no longer allows are cut.
+func (s *Server) apply(a *account) error {
+	if err := s.store(a); err != nil {
+		return err
+	}
+	live, err := s.ns.LookupAccount(a.key.public)
+	if err != nil {
+		return fmt.Errorf("look up bus account of %s: %w", a.name, err)
+	}
+	s.ns.UpdateAccountClaims(live, s.claims(a))
+	return nil
+}
+
+// EnsureAccount gives an organization its account, made with a seed of
+// NewAccountSeed. To do it again with the same seed changes nothing.
+func (s *Server) EnsureAccount(org string, seed []byte) error {
+	if err := identity.ValidateName("organization", org); err != nil {
+		return err
+	}
+	key, err := keyFromSeed("the bus account of "+org, seed, nkeys.PrefixByteAccount)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a := s.accounts[org]; a != nil {
+		if a.key.public != key.public {
+			return fmt.Errorf("organization %s has another account on the bus", org)
+		}
+		return nil
+	}
+	a := &account{key: key, name: org}
+	if err := s.apply(a); err != nil {
+		return err
+	}
+	s.accounts[org] = a
+	return nil
+}
+
+// RemoveAccount ends an organization: its connections are cut, and no token of
+// its account is good any more. It is no error if there is none.
+func (s *Server) RemoveAccount(org string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.accounts[org]
+	if a == nil {
+		return nil
+	}
+	a.deleted = true
+	if err := s.apply(a); err != nil {
+		return err
+	}
+	delete(s.accounts, org)
+	return nil
+}
+
+// RevokeUser voids the tokens minted for a user's key up to now and cuts its
+// connections. It lasts until the server ends; tokens live about an hour.
+func (s *Server) RevokeUser(org, userKey string) error {
+	if !nkeys.IsValidPublicUserKey(userKey) {
+		return fmt.Errorf("bus user key %.60q is not one", userKey)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.accounts[org]
+	if a == nil {
+		return fmt.Errorf("%w: %s", ErrNoAccount, org)
+	}
+	if a.revoked == nil {
+		a.revoked = make(map[string]int64)
+	}
+	a.revoked[userKey] = time.Now().Unix()
+	return s.apply(a)
+}
+
+// MintUser returns a token (a NATS user JWT) by which the holder of userKey may
+// do on the organization's bus what its role, name and replica allow, for ttl;
+// 0 means without end. Times are in whole seconds, rounded up.
+func (s *Server) MintUser(org, userKey string, role identity.Role, name, replica string, ttl time.Duration) (string, error) {
+	s.mu.Lock()
+	a := s.accounts[org]
+	s.mu.Unlock()
+	if a == nil {
+		return "", fmt.Errorf("%w: %s", ErrNoAccount, org)
+	}
+	rights, err := bus.RightsOf(role, name, replica, userKey)
+	if err != nil {
+		return "", err
+	}
+	c := jwt.NewUserClaims(userKey)
+	c.Name = string(role) + "/" + name + "/" + replica
+	c.Pub.Allow.Add(rights.Publish...)
+	c.Sub.Allow.Add(rights.Subscribe...)
+	if rights.Reply {
+		c.Resp = &jwt.ResponsePermission{MaxMsgs: 1, Expires: time.Minute}
+	}
+	if role != identity.RoleHub {
+		c.Limits.Subs = userSubscriptions
+		c.Limits.Payload = bus.MaxPayload
+	}
+	if ttl > 0 {
+		c.Expires = time.Now().Add(ttl + time.Second - 1).Unix()
+	}
+	token, err := c.Encode(a.key)
+	if err != nil {
+		return "", fmt.Errorf("sign bus token: %w", err)
+	}
+	return token, nil
+}

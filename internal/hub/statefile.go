@@ -1,0 +1,202 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"postern.dev/postern/internal/identity"
+)
+
+// Why a state directory cannot be used.
+var (
+	ErrStateForeign    = errors.New("directory is not a hub's")
+	ErrStateVersion    = errors.New("directory has another format")
+	ErrStateCorrupt    = errors.New("state is corrupt")
+	ErrStateLocked     = errors.New("another hub is running on the directory")
+	ErrStatePermission = errors.New("state cannot be accessed")
+	ErrStateExposed    = errors.New("state is open to other users")
+	ErrStateOptions    = errors.New("option does not fit the state")
+)
+
+// hints says what to do about each.
+var hints = map[error]string{
+	ErrStateForeign:    "give a directory that does not exist or is empty, or one that a hub made",
+	ErrStateVersion:    "run the version of postern that made it, or a newer one",
+	ErrStateCorrupt:    "restore it from a backup",
+	ErrStateLocked:     "stop the other hub, or give another directory",
+	ErrStatePermission: "let the user that runs the hub read and write it",
+	ErrStateExposed:    "take the rights of others away with chmod o-rwx, and consider its secrets known",
+	ErrStateOptions:    "",
+}
+
+// StateError says why a state directory cannot be used, and what to do.
+type StateError struct {
+	Path   string // the directory, or the file in it
+	Kind   error  // one of the ErrState…
+	Detail string
+	Err    error // the system's error, if there was one
+}
+
+// Error returns "state PATH: kind: detail (hint)".
+func (e *StateError) Error() string {
+	s := fmt.Sprintf("state %s: %s: %s", e.Path, e.Kind, e.Detail)
+	if hint := hints[e.Kind]; hint != "" {
+		s += " (" + hint + ")"
+	}
+	return s
+}
+
+// Unwrap returns the kind and the system's error.
+func (e *StateError) Unwrap() []error { return []error{e.Kind, e.Err} }
+
+func stateError(kind error, path, format string, args ...any) error {
+	return &StateError{Path: path, Kind: kind, Detail: fmt.Sprintf(format, args...)}
+}
+
+// fileError explains what the system said about a file or directory.
+func fileError(path string, err error) error {
+	cause := err
+	var p *fs.PathError
+	if errors.As(err, &p) {
+		cause = p.Err
+	}
+	return &StateError{Path: path, Kind: ErrStatePermission, Detail: cause.Error(), Err: err}
+}
+
+// readPrivate reads a file that others must not have access to. The group may:
+// container platforms give volumes to a group.
+func readPrivate(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fileError(name, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fileError(name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, stateError(ErrStateCorrupt, name, "it is no regular file")
+	}
+	if info.Mode().Perm()&0o007 != 0 {
+		return nil, stateError(ErrStateExposed, name, "its mode is %04o", info.Mode().Perm())
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if err != nil {
+		return nil, fileError(name, err)
+	}
+	if len(b) > maxSecretFile {
+		return nil, stateError(ErrStateCorrupt, name, "it is longer than %d bytes", maxSecretFile)
+	}
+	return b, nil
+}
+
+// readBusKeyFile reads a bus key that the operator keeps; it returns nil without
+// a name.
+func readBusKeyFile(name string) ([]byte, error) {
+	if name == "" {
+		return nil, nil
+	}
+	b, err := readPrivate(name)
+	if err != nil {
+		return nil, err
+	}
+	key := strings.TrimSpace(string(b))
+	if len(key) < minBusKey {
+		return nil, stateError(ErrStateOptions, name, "a bus key has at least %d characters, and this one has %d", minBusKey, len(key))
+	}
+	return []byte(key), nil
+}
+
+// readKept reads a file whose hash is in the record.
+func (s *State) readKept(name string) ([]byte, error) {
+	b, err := readPrivate(s.Path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, stateError(ErrStateCorrupt, s.Path(name), "it is missing")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if !identity.SecretMatches(string(b), s.record.Files[name]) {
+		return nil, stateError(ErrStateCorrupt, s.Path(name), "it was changed or truncated")
+	}
+	return b, nil
+}
+
+// keep writes a file and notes its hash; the record is not written yet.
+func (s *State) keep(name string, b []byte) error {
+	if err := writeFile(s.Path(name), b); err != nil {
+		return err
+	}
+	s.record.Files[name] = identity.HashSecret(string(b))
+	return nil
+}
+
+// writeRecord writes state.json.
+func (s *State) writeRecord() error {
+	b, err := json.MarshalIndent(s.record, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode state: %w", err)
+	}
+	return writeFile(s.Path(stateFile), append(b, '\n'))
+}
+
+// leftoverPrefix begins the names of files that are being written.
+const leftoverPrefix = ".postern-new-"
+
+// isLeftover reports whether a file is one whose writing was cut off.
+func isLeftover(name string) bool { return strings.HasPrefix(name, leftoverPrefix) }
+
+// removeLeftovers tidies up after a writing that was cut off. They do no harm,
+// so neither does a failure.
+func removeLeftovers(dirs ...string) {
+	for _, dir := range dirs {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if isLeftover(e.Name()) {
+				_ = os.Remove(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+}
+
+// writeFile puts a private file in place, whole or not at all, also if the
+// machine loses power.
+func writeFile(name string, b []byte) (err error) {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, leftoverPrefix+"*") // mode 0600
+	if err != nil {
+		return fileError(name, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			_ = os.Remove(f.Name())
+			err = fileError(name, err)
+		}
+	}()
+	if _, err := f.Write(b); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -23,8 +23,10 @@ const (
 	// APIPort is where the API server listens, inside.
 	APIPort = 6443
 
+	// NodeLink is the node's end of the link as a network device.
+	NodeLink = "eth0"
+
 	hostLink = "postern-kube0"
-	nodeLink = "eth0"
 	nodeName = "node"
 
 	podRange     = "10.88.0.0/24"
@@ -62,7 +64,7 @@ func sandboxFiles() map[string]string {
 // only. The rules are where they come before any that kube-proxy may add.
 func (c *Cluster) network(ctx context.Context) error {
 	outside := [][]string{
-		{"link", "add", hostLink, "type", "veth", "peer", "name", nodeLink, "netns", strconv.Itoa(c.box.Pid())},
+		{"link", "add", hostLink, "type", "veth", "peer", "name", NodeLink, "netns", strconv.Itoa(c.box.Pid())},
 		{"addr", "add", HostIP + "/30", "dev", hostLink},
 		{"link", "set", hostLink, "up"},
 	}
@@ -75,11 +77,11 @@ func (c *Cluster) network(ctx context.Context) error {
 		return err
 	}
 	inside := [][]string{
-		{"ip", "addr", "add", NodeIP + "/30", "dev", nodeLink},
-		{"ip", "link", "set", nodeLink, "up"},
+		{"ip", "addr", "add", NodeIP + "/30", "dev", NodeLink},
+		{"ip", "link", "set", NodeLink, "up"},
 		{"ip", "route", "add", "default", "via", HostIP},
-		{"iptables", "-t", "mangle", "-A", "PREROUTING", "-i", nodeLink, "-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED", "-j", "DROP"},
-		{"iptables", "-t", "mangle", "-A", "POSTROUTING", "-o", nodeLink, "!", "-d", HostIP, "-j", "DROP"},
+		{"iptables", "-t", "mangle", "-A", "PREROUTING", "-i", NodeLink, "-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED", "-j", "DROP"},
+		{"iptables", "-t", "mangle", "-A", "POSTROUTING", "-o", NodeLink, "!", "-d", HostIP, "-j", "DROP"},
 	}
 	for _, args := range inside {
 		if _, err := c.Exec(ctx, args[0], args[1:]...); err != nil {

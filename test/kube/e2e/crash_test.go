@@ -4,7 +4,6 @@ package e2e_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"postern.dev/postern/test/kube/cluster"
 	"postern.dev/postern/test/kube/proc"
 )
 
@@ -29,11 +29,11 @@ func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
 		if err := os.Truncate(large, 4<<30); err != nil {
 			t.Fatal(err)
 		}
-		before := bytesRead(t, tunnel.agent.Pid())
+		before := bytesIn(t, tunnel.cluster)
 		cp := kubectl.follow(t, "cp", large, "clock:/tmp/large")
-		tunnel.waitFor(t, "the agent carries the file", func(context.Context) error {
-			if n := bytesRead(t, tunnel.agent.Pid()) - before; n < 16<<20 {
-				return fmt.Errorf("it has carried %d bytes", n)
+		tunnel.waitFor(t, "the file is on its way in", func(context.Context) error {
+			if n := bytesIn(t, tunnel.cluster) - before; n < 16<<20 {
+				return fmt.Errorf("%d bytes have come in", n)
 			}
 			return nil
 		}, tunnel.agent)
@@ -93,22 +93,24 @@ func kill(t *testing.T, tunnel *tunnel, kubectl client, busy *stream) {
 	}
 }
 
-// bytesRead is how much a process has read from files and sockets together.
-func bytesRead(t *testing.T, pid int) int64 {
+// bytesIn is how much has come into the private network, on its one link.
+func bytesIn(t *testing.T, c *cluster.Cluster) int64 {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "io"))
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.Pid()), "net", "dev"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, "rchar: "); found {
-			n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
+		fields := strings.Fields(line)
+		if len(fields) < 2 || fields[0] != cluster.NodeLink+":" {
+			continue
 		}
+		n, err := strconv.ParseInt(fields[1], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
 	}
-	t.Fatal(errors.New("no rchar in /proc/PID/io"))
+	t.Fatalf("no %s in /proc/PID/net/dev", cluster.NodeLink)
 	return 0
 }

@@ -64,6 +64,8 @@ func testTerminal(t *testing.T, kubectl client, websockets string) {
 	term.expect(t, "tty 37 rows 111 columns")
 	term.write(t, "word\r")
 	term.expect(t, "got word")
+	term.resize(t, 51, 132)
+	term.expect(t, "tty 51 rows 132 columns")
 	term.write(t, "bye\r")
 	if err := term.wait(t); err != nil {
 		t.Errorf("exec -it ended with %v:\n%s", err, term.text())

@@ -123,6 +123,14 @@ func (m *terminal) write(t *testing.T, keys string) {
 	}
 }
 
+// resize is what a user does with the corner of a window.
+func (m *terminal) resize(t *testing.T, rows, columns uint16) {
+	t.Helper()
+	if err := unix.IoctlSetWinsize(int(m.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: columns}); err != nil {
+		t.Fatalf("resize the terminal: %v", err)
+	}
+}
+
 func (m *terminal) wait(t *testing.T) error {
 	t.Helper()
 	return m.cmd.Wait()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -182,19 +183,42 @@ func test(args []string) error {
 	return nil
 }
 
-// tty tells the size of the terminal on standard input, then answers every line with its echo
-// until the line "bye" or the end.
+// tty tells the size of the terminal on standard input, at first and whenever it changes, and
+// answers every line until the line "bye" or the end. A size of nothing is one not known yet.
 func tty([]string) error {
-	size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return fmt.Errorf("standard input is no terminal: %w", err)
-	}
-	fmt.Printf("tty %d rows %d columns\n", size.Row, size.Col)
-	var word string
-	for {
-		if _, err := fmt.Scanln(&word); err != nil || word == "bye" {
-			return nil
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, unix.SIGWINCH)
+	size := func() error {
+		size, err := unix.IoctlGetWinsize(int(os.Stdin.Fd()), unix.TIOCGWINSZ)
+		if err != nil {
+			return fmt.Errorf("standard input is no terminal: %w", err)
 		}
-		fmt.Println("got", word)
+		if size.Row > 0 {
+			fmt.Printf("tty %d rows %d columns\n", size.Row, size.Col)
+		}
+		return nil
+	}
+	if err := size(); err != nil {
+		return err
+	}
+	words := make(chan string)
+	go func() { // ends with the program
+		defer close(words)
+		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+			words <- in.Text()
+		}
+	}()
+	for {
+		select {
+		case <-changed:
+			if err := size(); err != nil {
+				return err
+			}
+		case word, ok := <-words:
+			if !ok || word == "bye" {
+				return nil
+			}
+			fmt.Println("got", word)
+		}
 	}
 }

@@ -146,8 +146,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	stop, err := p.Bus.ServeMeet(a.cfg.AgentID, a.cfg.Name, a.meet)
 	if err == nil {
 		a.log.Info("ready", "hub", p.Uplink.Endpoint().Address(), "identity", p.Credentials().ID)
-		a.opt.Health.Register("bus", a.checkBus)
-		a.opt.Health.Register("relay", a.checkRelay)
+		if a.opt.Health != nil {
+			a.opt.Health.Register("bus", a.checkBus)
+			a.opt.Health.Register("relay", a.checkRelay)
+		}
 		select {
 		case <-ctx.Done():
 		case err = <-failed:

@@ -180,3 +180,18 @@ func (p *Party) Probe(ctx context.Context) (time.Duration, error) {
 	}
 	return pipe.Probe(ctx, conn, p.Uplink.TLSConfig(wire.ALPNPipe, p.Certificate))
 }
+
+// VerifyToken asks the hub whether a robot token is good for our organization, by
+// an exchange whose credentials are thrown away. A token that is not gives a
+// *wire.Failure with CodeUnauthenticated.
+func (p *Party) VerifyToken(ctx context.Context, token string) error {
+	s := enroll.New(p.Uplink, enroll.Request{
+		Organization: p.cfg.Settings.Organization, Role: identity.RoleProxy, Name: p.cfg.Name, Replica: "verify",
+		Version: p.cfg.Version, Secret: &enroll.RobotToken{Value: token}, NewBusKey: bus.NewUserKey,
+	}, nil)
+	err := s.Start(ctx)
+	if enroll.Permanent(err) {
+		return wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the hub does not accept the robot token given as password").WithCause(err)
+	}
+	return err
+}

@@ -160,11 +160,8 @@ func (c *carrier) flush() error {
 	return nil
 }
 
-// tryFlush writes what the network takes at once.
+// tryFlush writes what the network takes at once; raw is not nil.
 func (c *carrier) tryFlush() error {
-	if c.raw == nil {
-		return c.flush()
-	}
 	if len(c.sealed) > 0 {
 		if err := c.raw.Write(c.writeReady); err != nil {
 			return err

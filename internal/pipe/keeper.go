@@ -8,15 +8,15 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// Liveness. Each side of a pipe sends something at least every BeatInterval × 2
-// (a PING when there is nothing else), and gives the pipe up after SilentBeats
-// intervals in which it waited and nothing came. So a dead or frozen peer, one that
-// sends no FIN, is found in 8 to 10 seconds, while a slow reader is never taken for
+// Liveness. Each side of a pipe sends something every BeatInterval (a PING when
+// there is nothing else), and gives the pipe up after SilentBeats intervals in which
+// it waited and nothing came. So a dead or frozen peer, one that sends no FIN, is
+// found in 7.5 to 9 seconds, while a slow reader is never taken for
 // a dead one: a side that is not reading, because its client or target is not, does
 // not count.
 const (
-	BeatInterval = 2 * time.Second
-	SilentBeats  = 4
+	BeatInterval = 1500 * time.Millisecond
+	SilentBeats  = 5
 )
 
 // watch is what a Keeper remembers of a pipe; only the Keeper touches it.
@@ -91,13 +91,14 @@ func (k *Keeper) snapshot() []*Pipe {
 // counts the silence of the other side.
 func (p *Pipe) beat() {
 	w := &p.watch
-	if p.wmu.TryLock() { // else a write is under way, or stuck behind a reader that is slow
-		if p.frames == w.frames {
-			p.control(wire.FramePing, 0, 0)
-		}
+	p.signal(wire.FramePing, 0, 0, func() bool {
+		quiet := p.frames == w.frames
 		w.frames = p.frames
-		p.wmu.Unlock()
-	}
+		if quiet {
+			w.frames++ // the PING itself
+		}
+		return quiet
+	})
 	arrivals := p.c.arrivals.Load()
 	if arrivals != w.arrivals || !p.c.waiting.Load() {
 		w.arrivals, w.silent = arrivals, 0
@@ -106,7 +107,7 @@ func (p *Pipe) beat() {
 	if w.silent++; w.silent >= SilentBeats {
 		_ = p.fail(wire.Fail(wire.LegRelay, wire.CodeLost,
 			"nothing came over the pipe to %s for %s, though it sends a sign of life every %s",
-			p.peer, SilentBeats*BeatInterval, 2*BeatInterval).
+			p.peer, SilentBeats*BeatInterval, BeatInterval).
 			WithHint("the other side is frozen or gone, or the network between drops packets"))
 	}
 }

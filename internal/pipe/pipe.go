@@ -120,9 +120,8 @@ func (p *Pipe) next() (wire.Header, error) {
 	if err != nil {
 		return wire.Header{}, p.fail(wire.Fail(wire.LegRelay, wire.CodeProtocol, "pipe to %s: %v", p.peer, err))
 	}
-	if h.Type == wire.FramePing && h.Flags&wire.FlagEcho != 0 && p.wmu.TryLock() {
-		p.control(wire.FramePong, 0, h.Offset)
-		p.wmu.Unlock()
+	if h.Type == wire.FramePing && h.Flags&wire.FlagEcho != 0 {
+		p.signal(wire.FramePong, 0, h.Offset, always)
 	}
 	return h, nil
 }
@@ -187,20 +186,33 @@ func (p *Pipe) seal(frame []byte) error {
 	return nil
 }
 
-// control sends a frame without payload if that can be done without waiting: it
-// is for signs of life, which are not needed where data is in the way. The caller
-// holds wmu.
-func (p *Pipe) control(t wire.FrameType, flags uint8, number uint64) {
-	if len(p.c.sealed) > 0 || p.dead.Load() != nil {
+// signal seals a frame without payload, if nothing else is being written: signs
+// of life are not needed where data is in the way. It never waits for the network.
+// wanted decides, under the write lock, whether the frame is still wanted.
+func (p *Pipe) signal(t wire.FrameType, flags uint8, number uint64, wanted func() bool) {
+	if !p.wmu.TryLock() {
+		return
+	}
+	if len(p.c.sealed) > 0 || p.dead.Load() != nil || !wanted() {
+		p.wmu.Unlock()
 		return
 	}
 	var frame [wire.HeaderLen]byte
 	wire.Header{Type: t, Flags: flags, Offset: number}.Put(frame[:])
 	p.frames++
-	if _, err := p.tls.Write(frame[:]); err == nil {
-		_ = p.c.tryFlush() // a reader, or the next Send, finds out
+	_, _ = p.tls.Write(frame[:]) // into memory; a reader, or the next Send, finds out
+	if p.c.raw != nil {
+		_ = p.c.tryFlush()
+		p.wmu.Unlock()
+		return
 	}
+	go func() { // it cannot be tried without waiting; it ends with the connection at the latest
+		defer p.wmu.Unlock()
+		_ = p.c.flush()
+	}()
 }
+
+func always() bool { return true }
 
 // Ping sends an echo over an idle pipe and waits for its return: the proof that
 // bytes pass from end to end. An error other than a time-out means that the pipe is
@@ -210,9 +222,7 @@ func (p *Pipe) Ping(ctx context.Context) (time.Duration, error) {
 	defer stop()
 	start := time.Now()
 	number := uint64(start.UnixNano()) //nolint:gosec // any number does
-	p.wmu.Lock()
-	p.control(wire.FramePing, wire.FlagEcho, number)
-	p.wmu.Unlock()
+	p.signal(wire.FramePing, wire.FlagEcho, number, always)
 	for {
 		h, err := p.next()
 		switch {

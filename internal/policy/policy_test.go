@@ -287,7 +287,7 @@ func TestProperties(t *testing.T) {
 		// A special address takes a rule for addresses, or localhost by its name.
 		if byAddr.Allowed && classify.special(addr.Addr().Unmap()) != nil {
 			r := rules(t, byAddr.Rule)[0]
-			if r.kind != ruleAddress && !(byAddr.Rule[:len("tcp:localhost:")] == "tcp:localhost:" && tgt.Host == "localhost") {
+			if r.kind != ruleAddress && (r.host != "localhost" || tgt.Host != "localhost") {
 				t.Fatalf("%s allows %s", byAddr.Rule, addr)
 			}
 		}

@@ -171,12 +171,10 @@ func classify(ctx context.Context, err error) wire.Code {
 
 // plain returns the innermost text of a dial error, without addresses.
 func plain(err error) string {
-	var sys *os.SyscallError
-	if errors.As(err, &sys) {
+	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
 		return sys.Err.Error()
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err.Error()
 	}
 	return err.Error()

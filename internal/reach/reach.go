@@ -147,8 +147,7 @@ func lookupFailure(ctx context.Context, host string, timeout time.Duration, err 
 // reason returns what went wrong without the parts that the text around it
 // says already.
 func reason(err error) string {
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.Err
 	}
 	return err.Error()

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/wire"
+)
+
+// Identity is who a client proved to be.
+type Identity struct {
+	Organization string
+	Name         string // "user:NAME", "robot:NAME", …; empty on a listener that asks for no credentials
+}
+
+// Login is what a client presented.
+type Login struct {
+	User, Password string
+	Given          bool // false: the client sent no credentials
+}
+
+// VerifyFunc checks a secret, such as a robot token, for an organization. It
+// returns a *wire.Failure with LegClient and CodeUnauthenticated if the secret
+// is wrong, expired or revoked; any other error means that it could not tell.
+type VerifyFunc func(ctx context.Context, organization, secret string) (Identity, error)
+
+// Bounds of the memory of recent logins. It is short, since a revoked token
+// works for so long.
+const (
+	rememberFor = 10 * time.Second
+	rememberMax = 1024
+)
+
+// maxVerifying bounds how many secrets are being checked at once, so that
+// guessing does not take the processor away from everybody else.
+const maxVerifying = 4
+
+// AccessConfig says who may use a listener.
+type AccessConfig struct {
+	Users   *Users     // static credentials; nil for none
+	Verify  VerifyFunc // checks the passwords of users that Users does not have; nil for none
+	Require bool       // ask for credentials on loopback too; always so when there are Users
+}
+
+// Access decides who may use the listeners it is made for. It is safe for
+// concurrent use.
+//
+// A listener on loopback asks for no credentials unless some are set: there a
+// user name alone routes, and the password is not looked at. Any other listener
+// must have credentials.
+type Access struct {
+	config AccessConfig
+	key    [32]byte // of the digests in recent: a dump of them helps nobody
+	slots  chan struct{}
+	mu     sync.Mutex
+	recent map[[sha256.Size]byte]remembered
+	now    func() time.Time
+}
+
+type remembered struct {
+	id      Identity
+	expires time.Time
+}
+
+// NewAccess returns the access control for a configuration.
+func NewAccess(config AccessConfig) (*Access, error) {
+	if config.Require && config.Users == nil && config.Verify == nil {
+		return nil, errors.New("set up access: credentials are required but none are configured")
+	}
+	a := &Access{
+		config: config,
+		slots:  make(chan struct{}, maxVerifying),
+		recent: make(map[[sha256.Size]byte]remembered),
+		now:    time.Now,
+	}
+	_, _ = rand.Read(a.key[:]) // never fails
+	return a, nil
+}
+
+// Listen says whether a listener at addr may be opened. A nil Access has no
+// credentials.
+func (a *Access) Listen(addr net.Addr) error {
+	if isLoopback(addr) || a != nil && (a.config.Users != nil || a.config.Verify != nil) {
+		return nil
+	}
+	return fmt.Errorf("listen on %s: other machines can reach this address, so clients must show credentials; "+
+		"configure them, or listen on 127.0.0.1 or [::1]", addr)
+}
+
+// requires reports whether clients of a listener at addr must log in.
+func (a *Access) requires(addr net.Addr) bool {
+	if a == nil {
+		return false // Listen let loopback only pass
+	}
+	return !isLoopback(addr) || a.config.Require || a.config.Users != nil
+}
+
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
+	return ok && tcp.IP.IsLoopback()
+}
+
+// grant is what a login is worth: who it is, and the agent that the user name
+// chose or, if only is set, is bound to.
+type grant struct {
+	id     Identity
+	choice AgentRef
+	only   bool
+}
+
+// login checks what a client presented. Errors are *wire.Failure.
+func (a *Access) login(ctx context.Context, required bool, l Login, r Router) (grant, error) {
+	if !required {
+		choice, err := r.User(l.User)
+		return grant{id: Identity{Organization: choice.Organization}, choice: choice}, err
+	}
+	if !l.Given {
+		return grant{}, unauthenticated("this proxy asks for a user name and password")
+	}
+	if users := a.config.Users; users != nil {
+		if entry, ok := users.find(l.User); ok {
+			return a.static(ctx, entry, l, r)
+		}
+		if a.config.Verify == nil {
+			users.waste(ctx, a.slots, l.Password)
+			return grant{}, unauthenticated("the user name or password is wrong")
+		}
+	}
+	choice, err := r.User(l.User)
+	if err != nil {
+		return grant{}, err
+	}
+	// A secret is checked for an organization, whatever agent the name chose.
+	digest := a.digest("token", choice.Organization, l.Password)
+	if id, ok := a.recall(digest); ok {
+		return grant{id: id, choice: choice}, nil
+	}
+	release, err := acquire(ctx, a.slots)
+	if err != nil {
+		return grant{}, err
+	}
+	defer release()
+	id, err := a.config.Verify(ctx, choice.Organization, l.Password)
+	if err != nil {
+		return grant{}, wire.AsFailure(err, wire.LegProxy)
+	}
+	if id.Organization != choice.Organization {
+		return grant{}, unauthenticated("the credentials are not those of organization %q", choice.Organization)
+	}
+	a.remember(digest, id)
+	return grant{id: id, choice: choice}, nil
+}
+
+// static checks a login against an entry of the credentials file.
+func (a *Access) static(ctx context.Context, entry *userEntry, l Login, r Router) (grant, error) {
+	g := grant{id: Identity{Organization: r.Organization, Name: "user:" + l.User}, choice: AgentRef{Organization: r.Organization}}
+	switch {
+	case entry.agent != "":
+		g.choice.Agent, g.only = entry.agent, true
+	case entry.anyUser:
+		choice, err := r.User(l.User)
+		if err != nil {
+			return grant{}, err
+		}
+		if choice.Organization != r.Organization {
+			return grant{}, unauthenticated("the user name or password is wrong")
+		}
+		g.choice = choice
+	}
+	digest := a.digest("user", l.User, l.Password)
+	if _, ok := a.recall(digest); ok {
+		return g, nil
+	}
+	ok, err := entry.matches(ctx, a.slots, l.Password)
+	if err != nil {
+		return grant{}, err
+	}
+	if !ok {
+		return grant{}, unauthenticated("the user name or password is wrong")
+	}
+	a.remember(digest, g.id)
+	return g, nil
+}
+
+func unauthenticated(format string, args ...any) *wire.Failure {
+	return wire.Fail(wire.LegClient, wire.CodeUnauthenticated, format, args...)
+}
+
+// acquire waits for one of slots.
+func acquire(ctx context.Context, slots chan struct{}) (release func(), err error) {
+	select {
+	case slots <- struct{}{}:
+		return func() { <-slots }, nil
+	case <-ctx.Done():
+		return nil, wire.Fail(wire.LegProxy, wire.CodeOverloaded, "too many credentials are being checked").WithCause(ctx.Err())
+	}
+}
+
+func (a *Access) digest(parts ...string) [sha256.Size]byte {
+	h := hmac.New(sha256.New, a.key[:])
+	for _, p := range parts {
+		fmt.Fprintf(h, "%d:%s", len(p), p)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+func (a *Access) recall(digest [sha256.Size]byte) (Identity, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, ok := a.recent[digest]
+	if !ok || !a.now().Before(r.expires) {
+		return Identity{}, false
+	}
+	return r.id, true
+}
+
+func (a *Access) remember(digest [sha256.Size]byte, id Identity) {
+	now := a.now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.recent) >= rememberMax {
+		for k, r := range a.recent {
+			if !now.Before(r.expires) {
+				delete(a.recent, k)
+			}
+		}
+		for k := range a.recent { // in no order: any will do
+			if len(a.recent) < rememberMax {
+				break
+			}
+			delete(a.recent, k)
+		}
+	}
+	a.recent[digest] = remembered{id, now.Add(rememberFor)}
+}
+
+// clientAddr returns the address of a client, without the mapping that
+// dual-stack sockets apply to IPv4.
+func clientAddr(conn net.Conn) netip.AddrPort {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		ap := tcp.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}

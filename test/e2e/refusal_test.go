@@ -2,6 +2,8 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -155,6 +157,30 @@ func TestAgentIsRefused(t *testing.T) {
 			t.Errorf("the agent's last lines name none of %q:\n%s", tt.want, end)
 		})
 	}
+}
+
+// TestTokenExpires uses a token until it is too old. Clocks may differ by a
+// minute, so it is good for that much longer than it says.
+func TestTokenExpires(t *testing.T) {
+	deadline(t)
+	hub := harness.StartHub(t, programs, harness.HubSpec{})
+	hub.Token(t, "default")
+	token := filepath.Join(t.TempDir(), "short.json")
+	hub.Admin(t, "robot", "token", "create", "e2e", "short", "-f", token, "--expires-in", "1s")
+	harness.Eventually(t, 90*time.Second, "the token is refused", func() error {
+		agent := hub.StartAgent(t, harness.PartySpec{Token: token, NoWait: true})
+		if agent.Wait(3*time.Second) == nil {
+			return harness.Permanent(errors.New("the agent ended as if all was well"))
+		}
+		if agent.Running() {
+			_ = agent.Stop(10 * time.Second)
+			return errors.New("it is still good")
+		}
+		if !strings.Contains(agent.Log(), "expired") {
+			return harness.Permanent(fmt.Errorf("the agent does not say why:\n%s", agent.Log()))
+		}
+		return nil
+	})
 }
 
 // TestConfigurationIsStrict gives an agent a file with a key that it does not

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -92,7 +93,7 @@ func delegate(group string) error {
 		return fmt.Errorf("read a control group: %w", err)
 	}
 	var enable []string
-	for _, name := range strings.Fields(string(text)) {
+	for name := range strings.FieldsSeq(string(text)) {
 		enable = append(enable, "+"+name)
 	}
 	if err := os.WriteFile(filepath.Join(group, "cgroup.subtree_control"), []byte(strings.Join(enable, " ")), 0); err != nil {
@@ -118,8 +119,8 @@ func removeCgroups() error {
 		if err != nil {
 			return fmt.Errorf("list the control groups of an earlier run: %w", err)
 		}
-		for i := len(groups) - 1; i >= 0; i-- {
-			if err := os.Remove(groups[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		for _, group := range slices.Backward(groups) {
+			if err := os.Remove(group); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("remove a control group: %w", err)
 			}
 		}

@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/base64"
 	"fmt"
 	"net"
@@ -87,7 +88,9 @@ func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 		if !t.Failed() {
 			return
 		}
-		out, err := c.KubectlInside(limit(t, quick), "logs", "-n", "postern", "deployment/agent", "--tail=30")
+		ctx, cancel := context.WithTimeout(context.Background(), quick)
+		defer cancel()
+		out, err := c.KubectlInside(ctx, "logs", "-n", "postern", "deployment/agent", "--tail=30")
 		t.Logf("log of the agent's pod: %v\n%s", err, out)
 	})
 

@@ -12,8 +12,7 @@ import (
 
 func main() {
 	if err := run(os.Args); err != nil {
-		var exit exitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[exitError](err); ok {
 			os.Exit(int(exit))
 		}
 		fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)

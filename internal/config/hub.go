@@ -79,7 +79,7 @@ func (h *Hub) check(c *checker) {
 	if h.CredentialTTL < minCredentialTTL || h.CredentialTTL > maxCredentialTTL {
 		c.fail("credential-ttl", "", "%v is out of bounds: want between %v and %v", h.CredentialTTL, minCredentialTTL, maxCredentialTTL)
 	}
-	h.Listeners.check(c)
+	h.Listeners.check(c, true)
 	if h.Metrics != "" {
 		c.listenAddr("metrics", h.Metrics)
 	}

@@ -9,10 +9,10 @@ import (
 // the processes of one host apart.
 const suffixLen = 5
 
-// replicaName derives the name of a replica: POD_NAME, which is unique already,
+// ReplicaName derives the name of a replica: POD_NAME, which is unique already,
 // or else the host's name with a random end, since nothing keeps two processes
 // of one host from serving the same agent.
-func replicaName(env Environment) string {
+func ReplicaName(env Environment) string {
 	if pod, ok := env.LookupEnv("POD_NAME"); ok {
 		if name := sanitize(pod, 63); name != "" {
 			return name

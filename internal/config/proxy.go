@@ -21,14 +21,16 @@ func (l *Listeners) fields() []*Field {
 		text("socks5", "ADDR", &l.SOCKS5, "serve SOCKS5 on this address, for example 127.0.0.1:1080"),
 		list("forward", "FORWARD", &l.Forwards, "forward a local address to a target: ADDR=AGENT/tcp:HOST:PORT or ADDR=AGENT/kubernetes"),
 		text("credentials-file", "FILE", &l.CredentialsFile, "lines of USER:PASSWORD, one of which HTTP and SOCKS5 clients must show"),
-		toggle("require-token", &l.RequireToken, "HTTP and SOCKS5 clients must show a robot token of the organization as password"),
+		toggle("require-token", &l.RequireToken, "HTTP and SOCKS5 clients must show a robot token of the organization as password, on loopback too"),
 		text("suffix", "DOMAIN", &l.Suffix, "domain for host names that name their agent: HOST.AGENT.DOMAIN"),
 	}
 }
 
-func (l *Listeners) check(c *checker) {
+// check checks the listeners. robots says that robot tokens always serve as
+// passwords, so that no listener is without credentials.
+func (l *Listeners) check(c *checker, robots bool) {
 	for _, one := range []struct{ name, addr string }{{"http", l.HTTP}, {"socks5", l.SOCKS5}} {
-		if one.addr != "" && c.listenAddr(one.name, one.addr) && !Loopback(one.addr) && l.CredentialsFile == "" && !l.RequireToken {
+		if one.addr != "" && c.listenAddr(one.name, one.addr) && !Loopback(one.addr) && l.CredentialsFile == "" && !l.RequireToken && !robots {
 			c.fail(one.name, "give --credentials-file or --require-token, or listen on 127.0.0.1",
 				"%q can be reached from other machines, and no credentials are required", one.addr)
 		}
@@ -75,7 +77,7 @@ func (p *Proxy) complete(s *Set, env Environment) { p.Party.complete(s, env) }
 
 func (p *Proxy) check(c *checker) {
 	p.Party.check(c)
-	p.Listeners.check(c)
+	p.Listeners.check(c, false)
 	if p.AgentID != "" {
 		c.name("agent-id", "agent ID", p.AgentID)
 	}

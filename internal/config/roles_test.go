@@ -26,8 +26,7 @@ func TestHubErrors(t *testing.T) {
 		{"--http=127.0.0.1:3128", ""},
 		{"--http=[::1]:3128", ""},
 		{"--http=localhost:3128", ""},
-		{"--http=:3128", "can be reached from other machines, and no credentials are required; give --credentials-file"},
-		{"--socks5=0.0.0.0:1080", "can be reached from other machines"},
+		{"--http=:3128", ""}, // robots' tokens are passwords here
 		{"--forward=127.0.0.1:1=a/tcp:db:5432", ""},
 		{"--forward=127.0.0.1:1=o/a/kubernetes", ""},
 		{"--forward=127.0.0.1:1=a/tcp:db:5432,127.0.0.1:1=a/tcp:db:1", "is used by two forwards"},
@@ -146,7 +145,7 @@ func TestReplicaName(t *testing.T) {
 	} {
 		env := environment(map[string]string{"POD_NAME": tt.pod}, nil)
 		env.Hostname = func() (string, error) { return tt.host, nil }
-		name := replicaName(env)
+		name := ReplicaName(env)
 		if !regexp.MustCompile(tt.want).MatchString(name) {
 			t.Errorf("pod %q, host %q: %q, want %s", tt.pod, tt.host, name, tt.want)
 		}
@@ -156,7 +155,7 @@ func TestReplicaName(t *testing.T) {
 	}
 	env := environment(nil, nil)
 	env.Hostname = func() (string, error) { return "", errors.New("no name") }
-	if a, b := replicaName(env), replicaName(env); a == b {
+	if a, b := ReplicaName(env), ReplicaName(env); a == b {
 		t.Errorf("two replicas are both called %s", a)
 	}
 }

@@ -91,7 +91,7 @@ func (p *Party) tail() []*Field {
 
 func (p *Party) complete(s *Set, env Environment) {
 	if p.Name == "" {
-		p.Name = replicaName(env)
+		p.Name = ReplicaName(env)
 	}
 	s.oneToken(&p.TokenFile, &p.Token)
 }

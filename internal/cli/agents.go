@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/cli/command"
+)
+
+func newAgents(w command.World) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "agents",
+		Aliases: []string{"agent-list"},
+		Short:   "List an organization's agents",
+		Example: "  postern agents\n  postern agents -a acme -o json",
+		Args:    command.Exact(),
+	}
+	output := bindFormat(cmd)
+	hub := bindHub(w, cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return hub.call(cmd, func(ctx context.Context, c *api.Client, org string) error {
+			all, err := c.Agents(ctx, org)
+			if err != nil {
+				return err
+			}
+			return output.print(w.Stdout, nonNil(all), func(r *rows) {
+				r.row("AGENT", "STATE", "REPLICAS", "VERSION", "STREAMS", "LAST ERROR")
+				for _, a := range all {
+					r.row(agentCells(a)...)
+				}
+			})
+		})
+	}
+	return cmd
+}
+
+// agentCells sums up the replicas of an agent.
+func agentCells(a api.Agent) []string {
+	ready, streams := 0, 0
+	version := ""
+	var worst api.Replica // the one with the latest error
+	for _, r := range a.Replicas {
+		if r.State == api.StateReady {
+			ready++
+		}
+		streams += r.Streams
+		switch {
+		case version == "":
+			version = r.Version
+		case r.Version != "" && r.Version != version:
+			version = "mixed"
+		}
+		if r.LastErrorAt.After(worst.LastErrorAt) {
+			worst = r
+		}
+	}
+	return []string{a.ID, a.State, fmt.Sprintf("%d/%d", ready, len(a.Replicas)), version, strconv.Itoa(streams), lastError(worst)}
+}
+
+func lastError(r api.Replica) string {
+	if r.LastError == "" {
+		return ""
+	}
+	if when := ago(time.Now(), r.LastErrorAt); when != "" {
+		return when + ": " + r.LastError
+	}
+	return r.LastError
+}
+
+func newStatus(w command.World) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status [AGENT]",
+		Short: "Show every replica of an agent, or of all agents",
+		Long: `Show every replica of an agent, or of all agents of an organization: its state and
+since when, its version and address, the round-trip time to the hub, open streams, bytes
+carried, and the last error.`,
+		Example: "  postern status\n  postern status office -o yaml",
+		Args:    command.AtMost("AGENT"),
+	}
+	output := bindFormat(cmd)
+	hub := bindHub(w, cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return hub.call(cmd, func(ctx context.Context, c *api.Client, org string) error {
+			var agents []api.Agent
+			var err error
+			if len(args) == 0 {
+				agents, err = c.Agents(ctx, org)
+			} else {
+				agents = make([]api.Agent, 1)
+				agents[0], err = c.Agent(ctx, org, args[0])
+			}
+			if err != nil {
+				return err
+			}
+			if len(agents) == 0 && *output == formatTable {
+				fmt.Fprintf(w.Stderr, "no agent of organization %s has connected\n", org)
+			}
+			return output.print(w.Stdout, nonNil(agents), func(r *rows) { statusTable(r, agents) })
+		})
+	}
+	return cmd
+}
+
+func statusTable(r *rows, agents []api.Agent) {
+	now := time.Now()
+	r.row("AGENT", "REPLICA", "STATE", "SINCE", "VERSION", "ZONE", "ADDRESS", "RTT", "STREAMS", "PIPES", "IN", "OUT", "LAST ERROR")
+	for _, a := range agents {
+		for _, p := range a.Replicas {
+			r.row(a.ID, p.Name, p.State, ago(now, p.Since), p.Version, p.Zone, p.Address, millis(p.RTTMillis),
+				strconv.Itoa(p.Streams), strconv.Itoa(p.Pipes), size(p.BytesIn), size(p.BytesOut), lastError(p))
+		}
+	}
+}

@@ -30,6 +30,7 @@ type Hub struct {
 // HubSpec says how to start a hub; the zero value is fine.
 type HubSpec struct {
 	Data string   // empty for a new directory
+	Addr string   // the one port; empty for a free one
 	Args []string // more arguments
 }
 
@@ -39,7 +40,10 @@ func StartHub(t testing.TB, programs *Programs, spec HubSpec) *Hub {
 	if spec.Data == "" {
 		spec.Data = filepath.Join(t.TempDir(), "hub")
 	}
-	h := &Hub{Programs: programs, Data: spec.Data, Addr: FreeAddr(t), Metrics: Metrics(FreeAddr(t)), tokens: map[string]string{}}
+	if spec.Addr == "" {
+		spec.Addr = FreeAddr(t)
+	}
+	h := &Hub{Programs: programs, Data: spec.Data, Addr: spec.Addr, Metrics: Metrics(FreeAddr(t)), tokens: map[string]string{}}
 	h.args = append([]string{"hub", "--data", h.Data, "--listen", h.Addr, "--metrics", string(h.Metrics)}, spec.Args...)
 	h.Start(t)
 	return h
@@ -145,6 +149,8 @@ type PartySpec struct {
 	Token        string   // file; the organization's when empty
 	Allow        []string // an agent's rules
 	Args         []string // more arguments
+	Env          []string // more environment
+	SystemCAs    bool     // give no --ca-file
 	Edge         bool     // run cmd/postern-agent
 	NoWait       bool     // do not wait until it is ready
 }
@@ -173,7 +179,7 @@ func (h *Hub) StartAgent(t testing.TB, spec PartySpec) *Party {
 	}
 	args = append(args, spec.Args...)
 	name := strings.TrimSuffix("agent "+spec.AgentID+"/"+spec.Replica, "/")
-	a.spec = Spec{Name: name, Path: h.Programs.Postern, Args: append([]string{"agent"}, args...)}
+	a.spec = Spec{Name: name, Path: h.Programs.Postern, Env: spec.Env, Args: append([]string{"agent"}, args...)}
 	if spec.Edge {
 		a.spec.Path, a.spec.Args = h.Programs.Agent, args
 	}
@@ -188,7 +194,7 @@ func (h *Hub) StartProxy(t testing.TB, spec PartySpec) *Party {
 	p := &Party{Metrics: Metrics(FreeAddr(t)), HTTP: FreeAddr(t), SOCKS5: FreeAddr(t)}
 	args := append([]string{"proxy"}, h.common(spec, p.Metrics)...)
 	args = append(args, "--http", p.HTTP, "--socks5", p.SOCKS5)
-	p.spec = Spec{Name: "proxy", Path: h.Programs.Postern, Args: append(args, spec.Args...)}
+	p.spec = Spec{Name: "proxy", Path: h.Programs.Postern, Env: spec.Env, Args: append(args, spec.Args...)}
 	p.start(t, spec.NoWait)
 	return p
 }
@@ -225,7 +231,7 @@ func (h *Hub) common(spec PartySpec, metrics Metrics) []string {
 		"--connect-url", h.URL(), "--organization", spec.Organization, "--agent-id", spec.AgentID,
 		"--token-file", spec.Token, "--metrics", string(metrics),
 	}
-	if !slices.ContainsFunc(spec.Args, func(a string) bool { return strings.HasPrefix(a, "--ca-") }) {
+	if !spec.SystemCAs && !slices.ContainsFunc(spec.Args, func(a string) bool { return strings.HasPrefix(a, "--ca-") }) {
 		args = append(args, "--ca-file", h.CA())
 	}
 	return args

@@ -4,6 +4,7 @@ package e2e_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ import (
 // an error, soon and never the semblance of an end; and once an agent is back, kubectl must work
 // again with nothing else restarted.
 func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
+	lasting := []*proc.Process{tunnel.hub, tunnel.proxy}
+	before := descriptors(t, lasting)
 	t.Run("cp", func(t *testing.T) {
 		large := filepath.Join(t.TempDir(), "large")
 		// Sparse, so that it costs no disk; it takes far longer to send than to kill.
@@ -54,6 +57,61 @@ func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
 		}
 		kill(t, tunnel, kubectl, tick)
 	})
+	t.Run("one of two replicas", func(t *testing.T) { testReplica(t, tunnel, kubectl) })
+
+	// Each crash cut streams, pipes and a bus connection; what they held must be given back.
+	tunnel.waitFor(t, "hub and proxy have given back what the crashes cut", func(context.Context) error {
+		for i, now := range descriptors(t, lasting) {
+			if now > before[i]+poolSlack {
+				return fmt.Errorf("%s has %d descriptors, and had %d", lasting[i].Name(), now, before[i])
+			}
+		}
+		return nil
+	}, lasting...)
+}
+
+// poolSlack is by how many descriptors an idle pool may differ from itself.
+const poolSlack = 24
+
+// testReplica kills one of two agents with the same ID while kubectl asks again and again.
+func testReplica(t *testing.T, tunnel *tunnel, kubectl client) {
+	second := tunnel.startAgent(t, "r2")
+	tunnel.waitFor(t, "the hub knows the second replica", func(context.Context) error {
+		if out := tunnel.control(t, "status", agentID); !strings.Contains(out, "r2") {
+			return errors.New(out)
+		}
+		return nil
+	}, second)
+	tunnel.agent.Kill()
+	tunnel.agent = second
+	killed, failures := time.Now(), 0
+	for good := 0; good < 20; {
+		r := kubectl.run(limit(t, quick), nil, "get", "--raw", "/readyz", "--request-timeout=10s")
+		if r.err == nil && r.code == 0 {
+			good++
+			continue
+		}
+		failures++
+		good = 0
+		if time.Since(killed) > quick {
+			t.Fatalf("kubectl still fails %s after the death of one of two replicas: %s", quick, r.stderr)
+		}
+	}
+	t.Logf("one of two replicas died: %d requests failed, 20 in a row succeeded after %s", failures, time.Since(killed).Round(time.Millisecond))
+}
+
+// descriptors counts the open files of each process.
+func descriptors(t *testing.T, processes []*proc.Process) []int {
+	t.Helper()
+	var counts []int
+	for _, p := range processes {
+		entries, err := os.ReadDir(filepath.Join("/proc", strconv.Itoa(p.Pid()), "fd"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		counts = append(counts, len(entries))
+	}
+	return counts
 }
 
 // kill ends the agent, sees the client fail, starts an agent again and sees kubectl work.
@@ -83,7 +141,7 @@ func kill(t *testing.T, tunnel *tunnel, kubectl client, busy *stream) {
 	}
 
 	start = time.Now()
-	tunnel.agent = tunnel.startAgent(t, "agent-"+strconv.FormatInt(start.UnixMilli(), 36))
+	tunnel.agent = tunnel.startAgent(t, "r1")
 	tunnel.waitUntilUseful(t, kubectl)
 	t.Logf("kubectl works again %s after the agent's return", time.Since(start).Round(time.Millisecond))
 	for _, p := range []*proc.Process{tunnel.hub, tunnel.proxy} {

@@ -66,7 +66,7 @@ func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 	m.control(t, "robot", "create", "r1", "-a", "default")
 	m.control(t, "robot", "token", "create", "r1", "t1", "-f", m.robotToken(), "-a", "default")
 
-	m.agent = m.startAgent(t, "agent")
+	m.agent = m.startAgent(t, "r1")
 	m.proxy = m.startProxy(t, "proxy", agentID, m.httpAddr, m.socksAddr)
 	m.waitUntilUseful(t, m.viaProxyURL(t, "probe", "http://"+m.httpAddr))
 	return m
@@ -126,13 +126,14 @@ func (m *tunnel) outside(t *testing.T, name string, args ...string) *proc.Proces
 	return p
 }
 
-// startAgent starts an agent inside the private network, as its owner would on a machine there.
-func (m *tunnel) startAgent(t *testing.T, name string) *proc.Process {
+// startAgent starts a replica of the agent inside the private network, as its owner would on a
+// machine there.
+func (m *tunnel) startAgent(t *testing.T, replica string) *proc.Process {
 	t.Helper()
 	cmd := exec.Command(m.binary, "agent", "--connect-url", "tls://"+hubAddr, "--organization", "default",
-		"--agent-id", agentID, "--token-file", m.robotToken(), "--ca-file", m.caFile(), "--allow", allowed, "--name", "r1")
+		"--agent-id", agentID, "--token-file", m.robotToken(), "--ca-file", m.caFile(), "--allow", allowed, "--name", replica)
 	cmd.Env = slices.DeleteFunc(os.Environ(), proxyVariables)
-	p, err := m.cluster.Spawn(name, cmd)
+	p, err := m.cluster.Spawn("agent-"+replica, cmd)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ var layers = map[string]int{
 	"pipe": 1, "stream": 1, "observe": 1, "uplink": 1, "reach": 1, "api": 1,
 	"bus": 2, "relay": 2, "registry": 2, "enroll": 2, "party": 2,
 	"agent": 3, "proxy": 3, "gateway": 3, "issuer": 3, "fleet": 3, "audit": 3,
-	"dashboard": 3, "operator": 3, "doctor": 3, "hub": 3,
+	"dashboard": 3, "operator": 3, "doctor": 3, "hub": 3, "demo": 3,
 	"cli": 4,
 }
 

@@ -250,11 +250,11 @@ func TestAgentErrors(t *testing.T) {
 
 func TestAllProblemsAtOnce(t *testing.T) {
 	_, _, err := load(t, nil, nil, "logLevel: loud\n")
-	want := `connect-url: is not set; give it with --connect-url, POSTERN_CONNECT_URL or connectUrl in the configuration file
-organization: is not set; give it with --organization, POSTERN_ORGANIZATION or organization in the configuration file
-token-file: is not set; give it with --token-file, POSTERN_TOKEN_FILE or tokenFile in the configuration file
+	want := `connect-url: is not set; give it with --connect-url or POSTERN_CONNECT_URL or connectUrl in the configuration file
+organization: is not set; give it with --organization or POSTERN_ORGANIZATION or organization in the configuration file
+token-file: is not set; give it with --token-file or POSTERN_TOKEN_FILE or tokenFile in the configuration file
 log-level (agent.yaml:1): "loud" is not one of debug, info, warn, error
-agent-id: is not set; give it with --agent-id, POSTERN_AGENT_ID or agentId in the configuration file`
+agent-id: is not set; give it with --agent-id or POSTERN_AGENT_ID or agentId in the configuration file`
 	if err == nil {
 		t.Fatal("no error")
 	}

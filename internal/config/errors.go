@@ -76,7 +76,7 @@ func (c *checker) require(name, value string) bool {
 	f := c.set.Field(name)
 	ways := f.Env()
 	if f.OnCommandLine() {
-		ways = "--" + f.Name + ", " + ways
+		ways = "--" + f.Name + " or " + ways
 	}
 	if c.set.file != nil && f.Key() != "" {
 		ways += " or " + f.Key() + " in the configuration file"

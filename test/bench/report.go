@@ -14,30 +14,30 @@ import (
 
 // result collects the samples and judges them.
 type result struct {
-	Machine  machine
-	Started  time.Time
-	Rounds   int
-	Seconds  float64 // of one sample
-	Metrics  []*metric
-	Goals    []verdict
-	Failures []string
+	Machine  machine   `json:"machine"`
+	Started  time.Time `json:"started"`
+	Rounds   int       `json:"rounds"`
+	Seconds  float64   `json:"seconds"` // of one sample
+	Metrics  []*metric `json:"metrics"`
+	Goals    []verdict `json:"goals"`
+	Failures []string  `json:"failures"`
 }
 
 // machine says where the figures come from.
 type machine struct {
-	Processor string
-	Cores     int
-	Kernel    string
-	Go        string
+	Processor string `json:"processor"`
+	Cores     int    `json:"cores"`
+	Kernel    string `json:"kernel"`
+	Go        string `json:"go"`
 }
 
 // metric is a row of the report.
 type metric struct {
-	Name    string
-	Unit    string
-	Medians map[string]float64
-	Samples map[string]samples `json:"-"` // by contender; with NaN for what failed
-	Values  map[string][]float64
+	Name    string               `json:"name"`
+	Unit    string               `json:"unit"`
+	Medians map[string]float64   `json:"medians"`
+	Samples map[string]samples   `json:"-"` // by contender; with NaN for what failed
+	Values  map[string][]float64 `json:"samples"`
 }
 
 // unit says how a metric's values are written.
@@ -55,7 +55,9 @@ func unitOf(name string) unit {
 	switch name {
 	case mEchoP50, mEchoP99:
 		return unit{"ms", 3}
-	case mBusyP50, mBusyP99, mSharedP50, mSharedP99:
+	case mBusyP50, mBusyP99:
+		return unit{"ms", 2}
+	case mSharedP50, mSharedP99:
 		return unit{"ms", 1}
 	case mOpens16, mOpens1:
 		return unit{"/s", 0}
@@ -95,13 +97,13 @@ var goals = []goal{
 
 // verdict is a goal held against what was measured.
 type verdict struct {
-	Metric    string
-	Contender string
-	Reference string // empty when the value itself is compared
-	Got       float64
-	Goal      float64
-	AtLeast   bool
-	Met       bool
+	Metric    string  `json:"metric"`
+	Contender string  `json:"contender"`
+	Reference string  `json:"reference"` // empty when the value itself is compared
+	Got       float64 `json:"got"`
+	Goal      float64 `json:"goal"`
+	AtLeast   bool    `json:"atLeast"`
+	Met       bool    `json:"met"`
 }
 
 func newResult(o options) *result {

@@ -25,10 +25,10 @@ const (
 	// clock is a little late believes them at once.
 	backdate = 2 * time.Minute
 
-	// authorityBackdate is the same for an authority. It costs nothing to be
-	// generous, and on a hub's first day parties with late clocks shall fail for
-	// their own certificates, where the error can name the clock.
-	authorityBackdate = 24 * time.Hour
+	// hubBackdate is the same for an authority and for the hub's own certificate.
+	// It costs nothing to be generous: a party whose clock is late shall get as
+	// far as the hub's answer, which tells it by how much.
+	hubBackdate = 24 * time.Hour
 
 	// maxTrustDomain bounds a trust domain's length (SPIFFE-ID §2.1).
 	maxTrustDomain = 255
@@ -73,7 +73,7 @@ func NewAuthority(trustDomain string, now time.Time) (*Authority, error) {
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: "Postern CA " + commonName(trustDomain)},
 		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
-		NotBefore:             now.Add(-authorityBackdate),
+		NotBefore:             now.Add(-hubBackdate),
 		NotAfter:              now.Add(authorityLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
@@ -147,10 +147,13 @@ func (a *Authority) IssueParty(id ID, pub crypto.PublicKey, ttl time.Duration, n
 	if id.Role == RoleHub {
 		return nil, errors.New("issue certificate: a hub is not a party of an organization")
 	}
+	if ttl <= 0 {
+		return nil, fmt.Errorf("issue certificate: life of %s is not positive", ttl)
+	}
 	if err := checkPublicKey(pub); err != nil {
 		return nil, err
 	}
-	cert, err := a.issue(id, pub, nil, ttl, now)
+	cert, err := a.issue(id, pub, nil, now.Add(-backdate), now.Add(ttl))
 	if err != nil {
 		return nil, err
 	}
@@ -159,15 +162,15 @@ func (a *Authority) IssueParty(id ID, pub crypto.PublicKey, ttl time.Duration, n
 
 // IssueServer makes a key and a certificate for it that says it is the hub node
 // called name, reachable under hosts (DNS names and IP addresses), for ttl from
-// now. The chain holds the authority too, so that a client that has only a pin
-// can find it.
+// now. It begins a day before now. The chain holds the authority too, so that a
+// client that has only a pin can find it.
 func (a *Authority) IssueServer(name string, hosts []string, ttl time.Duration, now time.Time) (tls.Certificate, error) {
 	key, err := NewKey()
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("make server key: %w", err)
 	}
 	id := ID{TrustDomain: a.domain, Role: RoleHub, Name: name}
-	cert, err := a.issue(id, key.Public(), hosts, ttl, now)
+	cert, err := a.issue(id, key.Public(), hosts, now.Add(-hubBackdate), now.Add(ttl))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -175,7 +178,7 @@ func (a *Authority) IssueServer(name string, hosts []string, ttl time.Duration, 
 }
 
 // issue signs a certificate for id that serves as client and server.
-func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, ttl time.Duration, now time.Time) (*x509.Certificate, error) {
+func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, from, to time.Time) (*x509.Certificate, error) {
 	uri := id.URI()
 	if parsed, err := ParseID(uri); err != nil {
 		return nil, fmt.Errorf("issue certificate: %w", err)
@@ -185,9 +188,6 @@ func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, ttl time.
 	if id.TrustDomain != a.domain {
 		return nil, fmt.Errorf("issue certificate: trust domain %q is not ours, %q", id.TrustDomain, a.domain)
 	}
-	if ttl <= 0 {
-		return nil, fmt.Errorf("issue certificate: life of %s is not positive", ttl)
-	}
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
@@ -196,8 +196,8 @@ func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, ttl time.
 		SerialNumber: serial,
 		Subject:      pkix.Name{CommonName: commonName(id.Name)},
 		URIs:         []*url.URL{uri},
-		NotBefore:    now.Add(-backdate),
-		NotAfter:     now.Add(ttl),
+		NotBefore:    from,
+		NotAfter:     to,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		// A leaf says so (X509-SVID §4.1), for verifiers that check.

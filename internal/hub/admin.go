@@ -1,0 +1,154 @@
+package hub
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/wire"
+)
+
+// maxTokenLife bounds the life of a robot token that expires.
+const maxTokenLife = 10 * 365 * 24 * time.Hour
+
+func (a *API) listOrganizations(r *http.Request) (any, error) {
+	all, err := a.o.Registry.Organizations(r.Context())
+	return convert(all, organizationOf), err
+}
+
+func (a *API) createOrganization(r *http.Request) (any, error) {
+	var req api.CreateOrganization
+	if err := readJSON(r, &req); err != nil {
+		return nil, err
+	}
+	org, err := a.o.Organizations.Create(r.Context(), req.Name)
+	if err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("organization created", "organization", org.Name)
+	return organizationOf(org), nil
+}
+
+func (a *API) deleteOrganization(r *http.Request) (any, error) {
+	name := r.PathValue("org")
+	if r.URL.Query().Get("force") != "true" {
+		if err := a.checkDisposable(r, name); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.o.Organizations.Delete(r.Context(), name); err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("organization deleted", "organization", name)
+	return nil, nil
+}
+
+// checkDisposable refuses to delete without force what others may rely on.
+func (a *API) checkDisposable(r *http.Request, org string) error {
+	robots, err := a.o.Registry.Robots(r.Context(), org)
+	if err != nil {
+		return err
+	}
+	refuse := func(format string, args ...any) error {
+		return &api.Problem{
+			Status: http.StatusConflict, Code: wire.CodeDenied.String(), Detail: fmt.Sprintf(format, args...),
+			Hint: "if you mean it, delete it with --force: its robots, tokens and connections go with it",
+		}
+	}
+	if org == registry.DefaultOrganization {
+		return refuse("organization %q is the one that commands use unless told otherwise", org)
+	}
+	if len(robots) > 0 {
+		return refuse("organization %q still has robots: %d", org, len(robots))
+	}
+	return nil
+}
+
+func (a *API) listRobots(r *http.Request) (any, error) {
+	all, err := a.o.Registry.Robots(r.Context(), r.PathValue("org"))
+	return convert(all, robotOf), err
+}
+
+func (a *API) createRobot(r *http.Request) (any, error) {
+	var req api.CreateRobot
+	if err := readJSON(r, &req); err != nil {
+		return nil, err
+	}
+	robot, err := a.o.Registry.CreateRobot(r.Context(), r.PathValue("org"), req.Name, req.Description)
+	if err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("robot created", "organization", robot.Organization, "robot", robot.Name)
+	return robotOf(robot), nil
+}
+
+func (a *API) deleteRobot(r *http.Request) (any, error) {
+	org, robot := r.PathValue("org"), r.PathValue("robot")
+	if err := a.o.Registry.DeleteRobot(r.Context(), org, robot); err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("robot deleted", "organization", org, "robot", robot)
+	return nil, nil
+}
+
+func (a *API) listTokens(r *http.Request) (any, error) {
+	all, err := a.o.Registry.Tokens(r.Context(), r.PathValue("org"), r.PathValue("robot"))
+	return convert(all, tokenOf), err
+}
+
+func (a *API) createToken(r *http.Request) (any, error) {
+	var req api.CreateToken
+	if err := readJSON(r, &req); err != nil {
+		return nil, err
+	}
+	if req.ExpiresIn < 0 || req.ExpiresIn > int64(maxTokenLife/time.Second) {
+		return nil, wire.Fail(wire.LegHub, wire.CodeBadRequest, "a token cannot expire in %d seconds", req.ExpiresIn).
+			WithHint("want 0 for never, or at most ten years")
+	}
+	var expires time.Time
+	if req.ExpiresIn > 0 {
+		expires = a.o.Now().Add(time.Duration(req.ExpiresIn) * time.Second)
+	}
+	token, secret, err := a.o.Registry.CreateToken(
+		r.Context(), r.PathValue("org"), r.PathValue("robot"), req.Name, expires, a.o.State.Tokens().SignRobot)
+	if err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("robot token created", "organization", token.Organization, "robot", token.Robot, "token", token.Name, "accessId", token.AccessID)
+	return api.NewToken{AccessID: token.AccessID, Token: secret}, nil
+}
+
+func (a *API) deleteToken(r *http.Request) (any, error) {
+	org, robot, token := r.PathValue("org"), r.PathValue("robot"), r.PathValue("token")
+	if err := a.o.Registry.DeleteToken(r.Context(), org, robot, token); err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("robot token revoked", "organization", org, "robot", robot, "token", token)
+	return nil, nil
+}
+
+// convert applies f to all; an empty list stays a list in JSON.
+func convert[A, B any](all []A, f func(A) B) []B {
+	out := make([]B, 0, len(all))
+	for _, x := range all {
+		out = append(out, f(x))
+	}
+	return out
+}
+
+func organizationOf(o registry.Organization) api.Organization {
+	return api.Organization{Name: o.Name, Created: o.Created}
+}
+
+func robotOf(r registry.Robot) api.Robot {
+	return api.Robot{Organization: r.Organization, Name: r.Name, Description: r.Description, Created: r.Created}
+}
+
+func tokenOf(t registry.Token) api.RobotToken {
+	return api.RobotToken{
+		Organization: t.Organization, Robot: t.Robot, Name: t.Name, AccessID: t.AccessID,
+		Created: t.Created, Expires: t.Expires, LastUsed: t.LastUsed,
+	}
+}

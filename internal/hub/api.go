@@ -1,0 +1,265 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/wire"
+)
+
+// Limits of a request to the API.
+const (
+	maxBody     = 64 << 10         // bytes
+	readLimit   = 15 * time.Second // to send the body
+	handleLimit = 20 * time.Second // to do what is asked
+	writeLimit  = time.Minute      // to take the answer
+)
+
+// BusUsers makes the credentials for the bus; *embedded.Server does.
+type BusUsers interface {
+	MintUser(org, userKey string, role identity.Role, name, replica string, ttl time.Duration) (string, error)
+}
+
+// Presence knows which replicas of agents an organization has. An organization
+// that it does not know has none.
+type Presence interface {
+	Replicas(ctx context.Context, org string) ([]api.Replica, error)
+}
+
+// APIOptions are the parts that the API puts together. All are needed unless it
+// is said otherwise.
+type APIOptions struct {
+	State         *State
+	Registry      *registry.Registry
+	Authenticator *Authenticator
+	Organizations *Organizations
+	Bus           BusUsers
+	Presence      Presence
+	Health        *observe.Health // for /healthz and /readyz
+	Metrics       *observe.Hub    // nil: none
+	Version       string          // of this program
+	CredentialTTL time.Duration   // life of certificates and bus tokens, one second at least
+	Relays        []string        // connect URLs to tell parties; none: the one they used
+	Log           *slog.Logger    // nil: none
+	Now           func() time.Time
+}
+
+// API is the hub's HTTPS API: the token endpoint, and what administrators use.
+// It is an http.Handler, safe for concurrent use.
+type API struct {
+	o        APIOptions
+	mux      *http.ServeMux
+	failures *failureLimiter
+}
+
+// NewAPI returns the API.
+func NewAPI(o APIOptions) (*API, error) {
+	if o.CredentialTTL < time.Second {
+		return nil, errors.New("credentials have to live for a second at least")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a := &API{o: o, mux: http.NewServeMux(), failures: newFailureLimiter()}
+	a.routes()
+	return a, nil
+}
+
+func (a *API) routes() {
+	open := func(pattern string, h func(*http.Request) (any, error)) { a.mux.HandleFunc(pattern, a.answer(h)) }
+	admin := func(pattern string, h func(*http.Request) (any, error)) {
+		open(pattern, func(r *http.Request) (any, error) {
+			if err := a.requireAdmin(r); err != nil {
+				return nil, err
+			}
+			return h(r)
+		})
+	}
+	a.mux.HandleFunc("POST "+api.PathToken, a.token)
+	a.mux.HandleFunc("GET "+api.PathCA, a.ca)
+	a.mux.HandleFunc("GET "+api.PathHealth, a.o.Health.Handler().ServeHTTP)
+	a.mux.HandleFunc("GET "+api.PathReady, a.ready)
+	open("GET "+api.PathVersion, a.version)
+
+	admin("GET "+api.PathOrganizations, a.listOrganizations)
+	admin("POST "+api.PathOrganizations, a.createOrganization)
+	admin("DELETE "+api.PathOrganizations+"/{org}", a.deleteOrganization)
+	robots := api.PathOrganizations + "/{org}/robots"
+	admin("GET "+robots, a.listRobots)
+	admin("POST "+robots, a.createRobot)
+	admin("DELETE "+robots+"/{robot}", a.deleteRobot)
+	admin("GET "+robots+"/{robot}/tokens", a.listTokens)
+	admin("POST "+robots+"/{robot}/tokens", a.createToken)
+	admin("DELETE "+robots+"/{robot}/tokens/{token}", a.deleteToken)
+
+	open("GET "+api.PathAgents, a.listAgents)
+	open("GET "+api.PathAgents+"/{id}", a.getAgent)
+}
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	begin := time.Now()
+	rec := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+	defer func() { a.o.Metrics.Request(rec.status, time.Since(begin)) }()
+
+	// A client that dawdles must not hold a request open for ever. The deadlines
+	// are the connection's, so they go when the request does.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(begin.Add(readLimit)) // not supported by recorders in tests
+	_ = control.SetWriteDeadline(begin.Add(handleLimit + writeLimit))
+	defer func() {
+		_ = control.Flush()
+		_ = control.SetWriteDeadline(time.Time{})
+	}()
+	ctx, cancel := context.WithTimeout(r.Context(), handleLimit)
+	defer cancel()
+	r = r.WithContext(ctx)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+
+	rec.Header().Set("Cache-Control", "no-store") // answers hold secrets, or change
+	rec.Header().Set("X-Content-Type-Options", "nosniff")
+	if h, pattern := a.mux.Handler(r); pattern == "" {
+		a.unknown(rec, r, h)
+		return
+	}
+	a.mux.ServeHTTP(rec, r)
+}
+
+// unknown answers for what no route matches, with the status that the mux would
+// give.
+func (a *API) unknown(w http.ResponseWriter, r *http.Request, h http.Handler) {
+	probe := &statusWriter{ResponseWriter: discardWriter{http.Header{}}, status: http.StatusOK}
+	h.ServeHTTP(probe, r)
+	p := &api.Problem{Status: probe.status, Code: wire.CodeBadRequest.String(), Detail: "there is no such path: " + clip(r.URL.Path)}
+	if allow := probe.Header().Get("Allow"); allow != "" {
+		w.Header().Set("Allow", allow)
+		p.Detail, p.Hint = r.Method+" is not possible here", "possible are: "+allow
+	}
+	writeProblem(w, p)
+}
+
+// answer makes a handler of a function that returns what to send as JSON, or nil
+// for no content, or an error.
+func (a *API) answer(h func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body, err := h(r)
+		switch {
+		case err != nil:
+			a.fail(w, r, err)
+		case body == nil:
+			w.WriteHeader(http.StatusNoContent)
+		case r.Method == http.MethodPost:
+			writeJSON(w, http.StatusCreated, api.TypeJSON, body)
+		default:
+			writeJSON(w, http.StatusOK, api.TypeJSON, body)
+		}
+	}
+}
+
+// fail answers with the problem that an error is.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err)
+	if p.Status >= http.StatusInternalServerError {
+		a.o.Log.Error("request failed", "method", r.Method, "path", clip(r.URL.Path), "error", err)
+	}
+	if p.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="postern"`)
+	}
+	if p.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter/time.Second)))
+	}
+	writeProblem(w, p)
+}
+
+// principal returns who makes a request. A failure counts against its source.
+func (a *API) principal(r *http.Request) (Principal, error) {
+	kind, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !ok || !strings.EqualFold(kind, "Bearer") {
+		token = ""
+	}
+	return a.authenticate(r, strings.TrimSpace(token))
+}
+
+// authenticate says whose a token is, and limits failures.
+func (a *API) authenticate(r *http.Request, token string) (Principal, error) {
+	p, err := a.o.Authenticator.Authenticate(r.Context(), token)
+	var f *wire.Failure
+	if err == nil || !errors.As(err, &f) || f.Code != wire.CodeUnauthenticated {
+		return p, err
+	}
+	source := sourceOf(r)
+	if !a.failures.failed(source, a.o.Now()) {
+		return Principal{}, &api.Problem{
+			Status: http.StatusTooManyRequests, Code: wire.CodeOverloaded.String(), RetryAfter: failureEvery,
+			Detail: "too many failed attempts from " + source.String(), Hint: "wait, then try with a good token; the last one failed because " + f.Text,
+		}
+	}
+	a.o.Log.Warn("token refused", "path", r.URL.Path, "source", source.String(), "reason", f.Text)
+	return Principal{}, err
+}
+
+// requireAdmin lets only the administrator through.
+func (a *API) requireAdmin(r *http.Request) error {
+	p, err := a.principal(r)
+	if err != nil {
+		return err
+	}
+	if !p.Admin {
+		return wire.Fail(wire.LegHub, wire.CodeDenied, "%s may not do this", p.Name()).
+			WithHint("use the administrator's token, admin.token in the hub's data directory")
+	}
+	return nil
+}
+
+// readJSON reads a request's body strictly.
+func readJSON(r *http.Request, into any) error {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != api.TypeJSON {
+		return &api.Problem{Status: http.StatusUnsupportedMediaType, Code: wire.CodeBadRequest.String(), Detail: "the body is not " + api.TypeJSON}
+	}
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		return bodyError(err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body has something after its JSON")
+	}
+	return nil
+}
+
+// statusWriter remembers the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController through.
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// discardWriter is a ResponseWriter that keeps the header only.
+type discardWriter struct{ header http.Header }
+
+func (d discardWriter) Header() http.Header         { return d.header }
+func (d discardWriter) Write(b []byte) (int, error) { return len(b), nil }
+func (d discardWriter) WriteHeader(int)             {}

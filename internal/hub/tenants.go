@@ -1,0 +1,200 @@
+package hub
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/bus/embedded"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/proxy"
+	"postern.dev/postern/internal/wire"
+)
+
+// ownProxyTTL is how long the certificates of the hub's own proxies are valid.
+const ownProxyTTL = time.Hour
+
+// tenants are the organizations as the hub serves them: a connection into each
+// one's bus, its directory of agents, and the dialer of the hub's own proxies. Safe
+// for concurrent use.
+type tenants struct {
+	state   *State
+	bus     *embedded.Server
+	join    func(ctx context.Context, t wire.Ticket, id identity.ID) (net.Conn, error)
+	streams *observe.Streams
+	pipes   *observe.Pipes
+	log     *slog.Logger
+
+	ctx context.Context // ends all of them
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	all map[string]*tenant
+}
+
+type tenant struct {
+	bus    *bus.Conn
+	dialer *proxy.Dialer
+	end    context.CancelFunc
+	done   chan struct{}
+}
+
+// start begins to serve an organization; it does nothing if that is done already.
+func (t *tenants) start(ctx context.Context, org string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.all[org] != nil {
+		return nil
+	}
+	seed, err := t.state.Secret("account-"+org, embedded.NewAccountSeed)
+	if err != nil {
+		return err
+	}
+	if err := t.bus.EnsureAccount(org, seed); err != nil {
+		return err
+	}
+	conn, err := t.bus.Connect(ctx, org)
+	if err != nil {
+		return fmt.Errorf("connect to the bus of %s: %w", org, err)
+	}
+	own, end := context.WithCancel(t.ctx)
+	id := identity.ID{
+		TrustDomain: t.state.TrustDomain(), Organization: org, Role: identity.RoleProxy, Name: "hub", Replica: t.state.Node(),
+	}
+	creds := &ownCredentials{authority: t.state.Authority(), id: id}
+	if _, err := creds.current(); err != nil {
+		end()
+		conn.Close()
+		return err
+	}
+	dialer, err := proxy.NewDialer(own, proxy.DialerConfig{
+		Organization: org, Node: t.state.Node(), Bus: conn,
+		Credentials: func() *identity.Credentials { c, _ := creds.current(); return c },
+		Join:        func(ctx context.Context, ticket wire.Ticket) (net.Conn, error) { return t.join(ctx, ticket, id) },
+		Streams:     t.streams, Pipes: t.pipes, Log: t.log.With("organization", org),
+	})
+	if err != nil {
+		end()
+		conn.Close()
+		return err
+	}
+	one := &tenant{bus: conn, dialer: dialer, end: end, done: make(chan struct{})}
+	t.all[org] = one
+	t.wg.Go(func() {
+		defer close(one.done)
+		_ = dialer.Run(own)
+		conn.Close()
+	})
+	return nil
+}
+
+// stop ends an organization: its streams through the hub are cut, and its
+// account on the bus is gone.
+func (t *tenants) stop(org string) error {
+	t.mu.Lock()
+	one := t.all[org]
+	delete(t.all, org)
+	t.mu.Unlock()
+	if one != nil {
+		one.end()
+		<-one.done
+	}
+	if err := t.bus.RemoveAccount(org); err != nil {
+		return err
+	}
+	return t.state.RemoveSecret("account-" + org)
+}
+
+// wait returns when all have ended.
+func (t *tenants) wait() { t.wg.Wait() }
+
+func (t *tenants) get(org string) *tenant {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.all[org]
+}
+
+// Presence returns what is known of an organization's agents.
+func (t *tenants) Presence(org string) []bus.Presence {
+	one := t.get(org)
+	if one == nil {
+		return nil
+	}
+	return one.dialer.Directory().All()
+}
+
+// replicas counts the replicas that are ready, in all organizations.
+func (t *tenants) replicas() int {
+	n := 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, one := range t.all {
+		for _, p := range one.dialer.Directory().All() {
+			if p.State == bus.StateReady {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// counts returns the numbers of idle and busy pipes of the hub's own proxies.
+func (t *tenants) counts() (idle, busy int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, one := range t.all {
+		i, b := one.dialer.Counts()
+		idle, busy = idle+i, busy+b
+	}
+	return idle, busy
+}
+
+// Open implements proxy.Opener for the hub's own proxies.
+func (t *tenants) Open(ctx context.Context, ref proxy.AgentRef, target wire.Target) (proxy.Stream, error) {
+	one := t.get(ref.Organization)
+	if one == nil {
+		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", ref.Organization)
+	}
+	return one.dialer.Open(ctx, ref, target)
+}
+
+// ownCredentials issues the hub's own proxies their certificates, anew when half
+// of their time is over.
+type ownCredentials struct {
+	authority *identity.Authority
+	id        identity.ID
+
+	mu   sync.Mutex
+	last *identity.Credentials
+}
+
+func (o *ownCredentials) current() (*identity.Credentials, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	now := time.Now()
+	if o.last != nil && now.Before(o.last.NotAfter.Add(-ownProxyTTL/2)) {
+		return o.last, nil
+	}
+	c, err := issue(o.authority, o.id, now)
+	if err != nil {
+		return o.last, err
+	}
+	o.last = c
+	return c, nil
+}
+
+func issue(a *identity.Authority, id identity.ID, now time.Time) (*identity.Credentials, error) {
+	key, err := identity.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	chain, err := a.IssueParty(id, key.Public(), ownProxyTTL, now)
+	if err != nil {
+		return nil, err
+	}
+	return identity.NewCredentials(chain, key, a.CertificatePEM())
+}

@@ -1,0 +1,192 @@
+package hub
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/wire"
+)
+
+// busKeyLen is the length of the text of a bus key: 'U' and base32 of 35 bytes.
+const busKeyLen = 56
+
+// tokenProblem returns an error of the token endpoint.
+func tokenProblem(status int, code, detail, hint string) *api.Problem {
+	return &api.Problem{Status: status, Code: code, Detail: detail, Hint: hint}
+}
+
+func invalidRequest(detail, hint string) *api.Problem {
+	return tokenProblem(http.StatusBadRequest, api.ErrorInvalidRequest, detail, hint)
+}
+
+// token is the token endpoint: it exchanges a long-lived token for short-lived
+// credentials (RFC 8693).
+func (a *API) token(w http.ResponseWriter, r *http.Request) {
+	form, err := readForm(r)
+	var res *api.TokenResponse
+	if err == nil {
+		res, err = a.exchange(r, form)
+	}
+	a.o.Metrics.Exchanged(form.Get("role"), exchangeError(err))
+	if err != nil {
+		a.tokenFail(w, r, err)
+		return
+	}
+	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1 asks for it, beside Cache-Control
+	writeJSON(w, http.StatusOK, api.TypeJSON, res)
+}
+
+// exchangeError turns a problem into an error that metrics know the code of.
+func exchangeError(err error) error {
+	var p *api.Problem
+	if !errors.As(err, &p) {
+		return err
+	}
+	code := wire.CodeInternal
+	switch {
+	case p.Status == http.StatusForbidden:
+		code = wire.CodeDenied
+	case p.Status == http.StatusTooManyRequests:
+		code = wire.CodeOverloaded
+	case p.Status < http.StatusInternalServerError:
+		code = wire.CodeBadRequest
+	}
+	return wire.Fail(wire.LegHub, code, "%s", p.Detail)
+}
+
+// tokenFail answers with an error in the form of RFC 6749 §5.2.
+func (a *API) tokenFail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemOf(err)
+	code := p.Code
+	switch {
+	case p.Status == http.StatusUnauthorized:
+		code = api.ErrorInvalidGrant
+	case p.Status == http.StatusTooManyRequests:
+		code = api.ErrorSlowDown
+		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter/time.Second)))
+	case p.Status >= http.StatusInternalServerError:
+		code = api.ErrorUnavailable
+		a.o.Log.Error("credentials not issued", "source", sourceOf(r).String(), "error", err)
+	case code == wire.CodeBadRequest.String():
+		code = api.ErrorInvalidRequest
+	}
+	writeJSON(w, p.Status, api.TypeJSON, api.TokenError{Code: code, Description: p.Detail, Hint: p.Hint, Leg: wire.LegHub.String()})
+}
+
+// readForm reads the parameters of a token request. A repeated one is an error,
+// as RFC 6749 §3.2 wants it.
+func readForm(r *http.Request) (url.Values, error) {
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != api.TypeForm {
+		return nil, invalidRequest("the body is not "+api.TypeForm, "")
+	}
+	if r.URL.RawQuery != "" {
+		return nil, invalidRequest("parameters belong into the body", "a URL ends up in logs; consider a token that stood in it known")
+	}
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, bodyError(err)
+	}
+	form, err := url.ParseQuery(string(b))
+	if err != nil {
+		return nil, invalidRequest("the body does not parse as a form", "") // the error would quote it
+	}
+	for name, values := range form {
+		if len(values) > 1 {
+			return form, invalidRequest("parameter "+clip(name)+" is given twice", "")
+		}
+	}
+	return form, nil
+}
+
+// exchange checks a token request and issues the credentials.
+func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, error) {
+	if form.Get("grant_type") != api.GrantTypeExchange {
+		return nil, tokenProblem(http.StatusBadRequest, api.ErrorUnsupportedGrant, "only a token exchange is possible here", "want grant_type="+api.GrantTypeExchange)
+	}
+	if t := form.Get("requested_token_type"); t != "" && t != api.TokenTypeCredentials {
+		return nil, invalidRequest("only credentials are issued here", "want requested_token_type="+api.TokenTypeCredentials)
+	}
+	if t := form.Get("subject_token_type"); t != api.TokenTypeJWT && t != api.TokenTypeAccess {
+		return nil, invalidRequest("the subject token's type is missing or unknown", "want subject_token_type="+api.TokenTypeJWT)
+	}
+	principal, err := a.authenticate(r, form.Get("subject_token"))
+	if err != nil {
+		return nil, err
+	}
+	id, err := a.partyOf(r, form, principal)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := identity.ParseRequest([]byte(form.Get("csr")))
+	if err != nil {
+		return nil, invalidRequest("the certificate request is not good: "+err.Error(), "")
+	}
+	busKey := form.Get("bus_key")
+	if len(busKey) != busKeyLen || busKey[0] != 'U' || strings.Trim(busKey, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
+		return nil, invalidRequest("the public key for the bus is not one", "")
+	}
+	now, ttl := a.o.Now(), a.o.CredentialTTL
+	chain, err := a.o.State.Authority().IssueParty(id, pub, ttl, now)
+	if err != nil {
+		return nil, err
+	}
+	busToken, err := a.o.Bus.MintUser(id.Organization, busKey, id.Role, id.Name, id.Replica, ttl)
+	if err != nil {
+		return nil, err
+	}
+	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "accessId", principal.AccessID,
+		"source", sourceOf(r).String(), "version", clip(form.Get("version")), "expires", now.Add(ttl))
+	return &api.TokenResponse{
+		AccessToken:     string(chain),
+		IssuedTokenType: api.TokenTypeCredentials,
+		TokenType:       "N_A",
+		ExpiresIn:       int64(ttl / time.Second),
+		CABundle:        string(a.o.State.Authority().CertificatePEM()),
+		BusToken:        busToken,
+		TrustDomain:     id.TrustDomain,
+		Configuration:   api.Configuration{HubVersion: a.o.Version, Relays: a.o.Relays},
+	}, nil
+}
+
+// partyOf returns the identity that a request asks for, if the principal may
+// have it: any agent and proxy of its own organization.
+func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.ID, error) {
+	id := identity.ID{
+		TrustDomain: a.o.State.TrustDomain(), Organization: form.Get("audience"), Role: identity.Role(form.Get("role")),
+		Name: form.Get("name"), Replica: form.Get("replica"),
+	}
+	if err := identity.ValidateName("organization", id.Organization); err != nil {
+		return identity.ID{}, err
+	}
+	if !p.Admin && id.Organization != p.Organization {
+		return identity.ID{}, tokenProblem(http.StatusForbidden, api.ErrorInvalidTarget,
+			"the token is one of organization "+p.Organization+" and not of "+id.Organization,
+			"pass --organization "+p.Organization+", or a token of organization "+id.Organization)
+	}
+	if p.Admin {
+		if _, err := a.o.Registry.Organization(r.Context(), id.Organization); errors.Is(err, registry.ErrNotFound) {
+			return identity.ID{}, tokenProblem(http.StatusForbidden, api.ErrorInvalidTarget,
+				"there is no organization "+id.Organization, "make it with: postern organization create "+id.Organization)
+		} else if err != nil {
+			return identity.ID{}, err
+		}
+	}
+	what := "agent ID"
+	switch id.Role {
+	case identity.RoleAgent:
+	case identity.RoleProxy:
+		what = "proxy name"
+	default:
+		return identity.ID{}, invalidRequest("the role "+strconv.Quote(clip(string(id.Role)))+" cannot be had", "want role=agent or role=proxy")
+	}
+	return id, errors.Join(identity.ValidateName(what, id.Name), identity.ValidateName("replica", id.Replica))
+}

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -30,11 +29,11 @@ const (
 
 // Config says how a relay works. Node, Certificate and Roots are required.
 type Config struct {
-	Node        string                              // this node's name, which tickets carry
-	Certificate func() (*tls.Certificate, error)    // to present; called at each handshake
-	Roots       func() *x509.CertPool               // that parties' certificates must lead to
-	Bus         func(identity.ID) (net.Conn, error) // a connection into the bus; nil where there is none
-	HTTP        bool                                // serve HTTP connections from the listener of HTTP()
+	Node        string                                // this node's name, which tickets carry
+	Certificate func() (*tls.Certificate, error)      // to present; called at each handshake
+	Roots       func() *x509.CertPool                 // that parties' certificates must lead to
+	Bus         func(context.Context, net.Conn) error // serves a party that asked for the bus; nil where there is none
+	HTTP        bool                                  // serve HTTP connections from the listener of HTTP()
 	Log         *slog.Logger
 	Metrics     *observe.Relay // nil for none
 
@@ -49,6 +48,8 @@ type Relay struct {
 	meet    *rendezvous
 	splicer splicer
 	http    *handover
+	life    context.Context // until Close
+	end     context.CancelFunc
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -72,6 +73,7 @@ func New(cfg Config) *Relay {
 		http:  newHandover(),
 		conns: make(map[net.Conn]struct{}),
 	}
+	r.life, r.end = context.WithCancel(context.Background())
 	r.configs = map[string]*tls.Config{
 		wire.ALPNPipe: r.tlsConfig(true, wire.ALPNPipe),
 		wire.ALPNBus:  r.tlsConfig(true, wire.ALPNBus),
@@ -189,6 +191,7 @@ func (r *Relay) Close() {
 		_ = c.Close()
 	}
 	r.mu.Unlock()
+	r.end()
 	_ = r.http.Close()
 	r.wg.Wait()
 	r.splicer.close()
@@ -247,35 +250,13 @@ func (r *Relay) drop(conn net.Conn) {
 	r.untrack(conn)
 }
 
-// busBuffer is what a bus connection needs to carry its small messages; there is
-// one of each direction for every party, idle or not.
-const busBuffer = 4 << 10
-
-// serveBus joins a party to the bus.
+// serveBus lets a party speak with the bus until either of them ends.
 func (r *Relay) serveBus(conn net.Conn, tc *tls.Conn) {
 	defer r.drop(conn)
-	id, err := identity.CertificateID(tc.ConnectionState().PeerCertificates[0])
-	if err != nil || r.cfg.Bus == nil {
+	if r.cfg.Bus == nil {
 		return
 	}
-	inside, err := r.cfg.Bus(id)
-	if err != nil {
-		r.cfg.Log.Warn("no connection into the bus", "party", id, "error", err)
-		return
+	if err := r.cfg.Bus(r.life, tc); err != nil {
+		r.cfg.Log.Debug("bus connection ended", "remote", conn.RemoteAddr(), "error", err)
 	}
-	var back sync.WaitGroup
-	back.Go(func() {
-		_, _ = io.CopyBuffer(onlyWriter{tc}, onlyReader{inside}, make([]byte, busBuffer))
-		_ = conn.Close()
-	})
-	_, _ = io.CopyBuffer(onlyWriter{inside}, onlyReader{tc}, make([]byte, busBuffer))
-	_ = inside.Close()
-	back.Wait()
 }
-
-// onlyReader and onlyWriter hide the methods by which io.CopyBuffer would get
-// around its buffer.
-type (
-	onlyReader struct{ io.Reader }
-	onlyWriter struct{ io.Writer }
-)

@@ -26,6 +26,7 @@ const (
 
 // tunnel is the hub and a proxy outside, and an agent inside.
 type tunnel struct {
+	owner     *testing.T // whose end is the end of the agents that its parts start
 	cluster   *cluster.Cluster
 	binary    string
 	dir       string // logs, tokens
@@ -40,7 +41,7 @@ type tunnel struct {
 // startTunnel builds the program and starts hub, agent and proxy with the documented commands.
 func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 	t.Helper()
-	m := &tunnel{cluster: c, dir: t.TempDir(), httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
+	m := &tunnel{owner: t, cluster: c, dir: t.TempDir(), httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
 	m.data = filepath.Join(m.dir, "hub")
 	m.binary = buildPostern(t, m.dir)
 	t.Cleanup(func() {
@@ -137,7 +138,11 @@ func (m *tunnel) startAgent(t *testing.T, replica string) *proc.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { p.Stop(15 * time.Second) })
+	m.owner.Cleanup(func() {
+		if !p.Stop(15 * time.Second) {
+			m.owner.Errorf("agent %s did not stop within 15 s of SIGTERM", replica)
+		}
+	})
 	return p
 }
 

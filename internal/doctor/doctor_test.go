@@ -109,8 +109,8 @@ func (w *world) Join(context.Context) (Tunnel, time.Duration, error) {
 	return w, time.Millisecond, nil
 }
 func (w *world) Agents(context.Context) ([]Agent, error) { return w.agents, w.broken["Agents"] }
-func (w *world) Pair(context.Context, string) (time.Duration, error) {
-	return 2 * time.Millisecond, w.broken["Pair"]
+func (w *world) Probe(context.Context) (time.Duration, error) {
+	return 2 * time.Millisecond, w.broken["Probe"]
 }
 func (w *world) Dial(context.Context, string, wire.Target) (net.Conn, error) {
 	return conn{}, w.broken["Dial"]
@@ -143,7 +143,7 @@ func TestSteps(t *testing.T) {
 			}},
 		{name: "through a proxy", world: world{proxy: "http://proxy.example.org:3128", agents: office}, agent: "office", want: "pppppppppss",
 			detail: map[string]string{legTCP: "hub.example.org:4222, through http://proxy.example.org:3128", legPolicy: "name a target with --target to go on"}},
-		{name: "no agent named", world: world{agents: office}, want: "psppppp" + "ssss",
+		{name: "no agent named", world: world{agents: office}, want: "psppppp" + "psss",
 			detail: map[string]string{legAgent: "connected are office; name one with --agent-id to go on"}},
 		{name: "no such name", world: world{broken: map[string]error{"Resolve": errors.New("no such host")}}, want: "fssssssssss",
 			detail: map[string]string{legTarget: "not tried, because dns failed"}, action: map[string]string{legDNS: "check the name, and the resolver of this machine"}},
@@ -158,10 +158,10 @@ func TestSteps(t *testing.T) {
 		{name: "clock an hour behind", world: world{skew: -time.Hour, broken: map[string]error{"Enrol": fail(wire.LegHub, wire.CodeUnauthenticated)}}, want: "psppffsssss",
 			detail: map[string]string{legClock: "this machine is 1h0m0s behind the hub"}},
 		{name: "bus down", world: world{broken: map[string]error{"Join": fail(wire.LegBus, wire.CodeTimeout)}}, want: "pspppp" + "fssss"},
-		{name: "agent gone", world: world{agents: office}, agent: "home", want: "psppppp" + "fsss",
+		{name: "agent gone", world: world{agents: office}, agent: "home", want: "psppppp" + "pfss",
 			detail: map[string]string{legAgent: "agent home is not connected; connected are office"}},
-		{name: "agent lost", world: world{agents: []Agent{{ID: "office", Replica: "r1", State: "lost"}}}, agent: "office", want: "psppppp" + "fsss"},
-		{name: "relay refuses", world: world{agents: office, broken: map[string]error{"Pair": fail(wire.LegRelay, wire.CodeTicketExpired)}}, agent: "office", want: "psppppppfss"},
+		{name: "agent lost", world: world{agents: []Agent{{ID: "office", Replica: "r1", State: "lost"}}}, agent: "office", want: "psppppp" + "pfss"},
+		{name: "relay refuses", world: world{agents: office, broken: map[string]error{"Probe": fail(wire.LegRelay, wire.CodeTicketExpired)}}, agent: "office", want: "psppppp" + "fpss"},
 		{name: "not allowed", world: world{agents: office, broken: map[string]error{"Dial": wire.Fail(wire.LegPolicy, wire.CodeDenied, "no rule")}}, agent: "office", target: true,
 			want: "psppppppp" + "fs", action: map[string]string{legPolicy: "the agent decides: start it with --allow tcp:db:5432"}},
 		{name: "target refuses", world: world{agents: office, broken: map[string]error{"Dial": fail(wire.LegTCP, wire.CodeRefused)}}, agent: "office", target: true,

@@ -14,8 +14,8 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// ReplicaOf returns how the API tells a presence.
-func ReplicaOf(p bus.Presence) api.Replica {
+// replicaOf returns how the API tells a presence.
+func replicaOf(p bus.Presence) api.Replica {
 	return api.Replica{
 		Agent: p.Agent, Name: p.Replica, State: string(p.State), Since: p.Since, Version: p.Version, Zone: p.Zone,
 		Address: p.Address, Started: p.Started, RTTMillis: float64(p.RTT) / float64(time.Millisecond),
@@ -64,16 +64,12 @@ func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error
 	if _, err := a.o.Registry.Organization(r.Context(), org); err != nil {
 		return "", nil, err
 	}
-	replicas, err := a.o.Presence.Replicas(r.Context(), org)
-	if err != nil {
-		return "", nil, err
-	}
-	return org, groupReplicas(org, replicas), nil
+	return org, groupReplicas(org, convert(a.o.Presence.Presence(org), replicaOf)), nil
 }
 
-// groupReplicas puts the replicas of each agent together, both by name.
+// groupReplicas puts the replicas of each agent together, both by name. It sorts
+// what it is given.
 func groupReplicas(org string, replicas []api.Replica) []api.Agent {
-	replicas = slices.Clone(replicas)
 	slices.SortFunc(replicas, func(x, y api.Replica) int {
 		return cmp.Or(strings.Compare(x.Agent, y.Agent), strings.Compare(x.Name, y.Name))
 	})

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/registry"
@@ -35,7 +36,7 @@ type BusUsers interface {
 // Presence knows which replicas of agents an organization has. An organization
 // that it does not know has none.
 type Presence interface {
-	Replicas(ctx context.Context, org string) ([]api.Replica, error)
+	Presence(org string) []bus.Presence
 }
 
 // APIOptions are the parts that the API puts together. All are needed unless it

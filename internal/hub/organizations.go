@@ -6,57 +6,53 @@ import (
 	"fmt"
 	"sync"
 
-	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/registry"
 )
 
-// BusAccounts is what Organizations needs of the bus; *embedded.Server has it.
-type BusAccounts interface {
-	// EnsureAccount gives an organization its account.
-	EnsureAccount(org string, seed []byte) error
-	// RemoveAccount ends it and cuts its connections; no error if there is none.
-	RemoveAccount(org string) error
-}
-
-// Organizations keeps the registry's organizations, their accounts on the bus and
-// the accounts' keys in the state directory together. It is safe for concurrent
-// use.
+// Organizations keeps the registry's organizations and what serves them in this
+// hub together. It is safe for concurrent use.
 type Organizations struct {
 	state    *State
 	registry *registry.Registry
-	bus      BusAccounts
+	start    func(ctx context.Context, org string) error
+	stop     func(org string) error
 
 	mu sync.Mutex // one change at a time
 }
 
-// NewOrganizations returns the organizations of a hub. Call Open before use.
-func NewOrganizations(state *State, reg *registry.Registry, bus BusAccounts) *Organizations {
-	return &Organizations{state: state, registry: reg, bus: bus}
+// NewOrganizations returns the organizations of a hub. start begins to serve one
+// on the bus, with the account key that the state keeps as accountSecret; stop
+// ends that and forgets the key. Both may be called again for the same one. Call
+// Open before use.
+func NewOrganizations(
+	state *State, reg *registry.Registry, start func(ctx context.Context, org string) error, stop func(org string) error,
+) *Organizations {
+	return &Organizations{state: state, registry: reg, start: start, stop: stop}
 }
 
-// Open makes the default organization at the first start, and gives every
-// organization its account on the bus.
+// accountSecret names the key of an organization's account on the bus.
+func accountSecret(org string) string { return "account-" + org }
+
+// Open makes the default organization, if there is none, and serves all.
 func (o *Organizations) Open(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.state.Fresh() {
-		if _, err := o.registry.EnsureOrganization(ctx, registry.DefaultOrganization); err != nil {
-			return err
-		}
+	if _, err := o.registry.EnsureOrganization(ctx, registry.DefaultOrganization); err != nil {
+		return err
 	}
 	all, err := o.registry.Organizations(ctx)
 	if err != nil {
 		return err
 	}
 	for _, org := range all {
-		if err := o.ensureAccount(org); err != nil {
-			return err
+		if err := o.start(ctx, org.Name); err != nil {
+			return fmt.Errorf("serve organization %q: %w", org.Name, err)
 		}
 	}
 	return nil
 }
 
-// Create makes an organization, or returns registry.ErrExists.
+// Create makes an organization and serves it, or returns registry.ErrExists.
 func (o *Organizations) Create(ctx context.Context, name string) (registry.Organization, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -64,42 +60,29 @@ func (o *Organizations) Create(ctx context.Context, name string) (registry.Organ
 	if err != nil {
 		return registry.Organization{}, err
 	}
-	if err := o.ensureAccount(org); err != nil {
-		// Without an account nobody could use it, and nobody could make it again.
-		return registry.Organization{}, errors.Join(err, o.registry.DeleteOrganization(context.WithoutCancel(ctx), name))
+	// A deletion that was cut off may have left the key of an earlier organization
+	// of that name, which this one must not honour.
+	err = o.state.RemoveSecret(accountSecret(name))
+	if err == nil {
+		err = o.start(ctx, name)
+	}
+	if err != nil {
+		// Nobody could use it as it is, and nobody could make it again.
+		undo := o.registry.DeleteOrganization(context.WithoutCancel(ctx), name)
+		return registry.Organization{}, fmt.Errorf("serve organization %q: %w", name, errors.Join(err, undo))
 	}
 	return org, nil
 }
 
 // Delete removes an organization with all that belongs to it and cuts its
-// parties' connections to the bus, or returns registry.ErrNotFound.
+// parties off the bus, or returns registry.ErrNotFound.
 func (o *Organizations) Delete(ctx context.Context, name string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	org, err := o.registry.Organization(ctx, name)
-	if err != nil {
+	if _, err := o.registry.Organization(ctx, name); err != nil {
 		return err
 	}
 	// The registry first: from then on nobody gets new credentials, and after a
-	// crash the account is not made again.
-	return errors.Join(
-		o.registry.DeleteOrganization(ctx, name),
-		o.bus.RemoveAccount(name),
-		o.state.RemoveSecret(accountSecret(org)),
-	)
+	// crash it is not served again.
+	return errors.Join(o.registry.DeleteOrganization(ctx, name), o.stop(name))
 }
-
-func (o *Organizations) ensureAccount(org registry.Organization) error {
-	seed, err := o.state.Secret(accountSecret(org), embedded.NewAccountSeed)
-	if err != nil {
-		return err
-	}
-	if err := o.bus.EnsureAccount(org.Name, seed); err != nil {
-		return fmt.Errorf("open organization %q on the bus: %w", org.Name, err)
-	}
-	return nil
-}
-
-// accountSecret names the key of an organization's account by the UID, so that
-// a later organization of the same name does not honour what its predecessor signed.
-func accountSecret(org registry.Organization) string { return "account-" + org.UID }

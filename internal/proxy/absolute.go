@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -41,9 +42,7 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 func respond(rw http.ResponseWriter, f *wire.Failure, target wire.Target) {
 	a := answerFor(f, target)
 	header, body := a.fields(f)
-	for name, values := range header {
-		rw.Header()[name] = values
-	}
+	maps.Copy(rw.Header(), header)
 	rw.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	rw.WriteHeader(a.status)
 	_, _ = io.WriteString(rw, body)

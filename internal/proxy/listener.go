@@ -275,9 +275,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// cut resets the clients that are left.
+// cut resets the clients that are left. Only then it ends s.ctx, so that nobody
+// who waits for it can close a connection in a gentler way.
 func (s *Server) cut(ctx context.Context) error {
-	s.stop()
+	defer s.stop()
 	s.mu.Lock()
 	left := make([]*client, 0, len(s.clients))
 	for c := range s.clients {

@@ -70,16 +70,6 @@ func (p *prelude) peek(n int) ([]byte, error) {
 	return (*p.buf)[:n], nil
 }
 
-// take returns the next n bytes.
-func (p *prelude) take(n int) ([]byte, error) {
-	if _, err := p.peek(n); err != nil {
-		return nil, err
-	}
-	out := bytes.Clone((*p.buf)[:n])
-	p.skip(n)
-	return out, nil
-}
-
 // skip drops n bytes that were peeked at.
 func (p *prelude) skip(n int) {
 	b := *p.buf

@@ -100,7 +100,7 @@ func (r Router) split(host string) (inner, agent string, ok bool, err error) {
 	}
 	if cut > 0 {
 		h = h[:cut-1]
-		if i := strings.LastIndexByte(h, '.'); i > 0 {
+		if i := strings.LastIndexByte(h, '.'); i > 0 && h[i-1] != '.' {
 			agent = strings.ToLower(h[i+1:])
 			if err := identity.ValidateName("agent ID", agent); err != nil {
 				return "", "", false, badRequest("host name: %v", err)

@@ -52,6 +52,7 @@ func (w *web) hand(c *client, early []byte) {
 // drain ends idle connections and waits for requests under way until ctx ends.
 func (w *web) drain(ctx context.Context) {
 	if w.server.Shutdown(ctx) != nil {
+		<-w.s.ctx.Done() // by then, what is left was reset
 		_ = w.server.Close()
 	}
 	_ = w.queue.Close()

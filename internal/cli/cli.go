@@ -37,7 +37,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 			root.AddCommand(c)
 		}
 	}
-	add(groupRun, agentcmd.New(w, "postern agent"), newProxy(w))
+	add(groupRun, newDev(w), newHub(w), agentcmd.New(w, "postern agent"), newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w))
 	add(groupManage, newOrganization(w), newRobot(w))
 	root.AddCommand(newConfig(w), newVersion(w))

@@ -39,7 +39,7 @@ func NewLogger(w io.Writer, o LogOptions) (*slog.Logger, error) {
 	}
 	switch format {
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: redact})), nil
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: forJSON})), nil
 	case "text":
 		return slog.New(newConsole(w, level, o.Color)), nil
 	default:
@@ -57,6 +57,14 @@ func Terminal(w io.Writer, getenv func(string) string) bool {
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// forJSON is redact, and writes durations as people do, with a unit.
+func forJSON(groups []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.String(a.Key, a.Value.Duration().String())
+	}
+	return redact(groups, a)
 }
 
 // redact hides the value of an attribute whose name says that it is a secret.

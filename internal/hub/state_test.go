@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func openState(t *testing.T, dir string, o hub.StateOptions) *hub.State {
+func openState(t testing.TB, dir string, o hub.StateOptions) *hub.State {
 	t.Helper()
 	s, err := hub.OpenState(dir, o)
 	if err != nil {

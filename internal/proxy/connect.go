@@ -54,7 +54,7 @@ func parseConnect(head string) (connectRequest, *wire.Failure) {
 		switch {
 		case strings.EqualFold(name, "Host"):
 			hosts++
-		case strings.EqualFold(name, "Transfer-Encoding"), strings.EqualFold(name, "Content-Length") && strings.Trim(value, "0") != "":
+		case strings.EqualFold(name, "Transfer-Encoding"), strings.EqualFold(name, "Content-Length") && value != "0":
 			return req, badRequest("a CONNECT request has no body")
 		case strings.EqualFold(name, "Proxy-Authorization"):
 			logins++

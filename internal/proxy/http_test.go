@@ -228,7 +228,7 @@ func TestBadRequests(t *testing.T) {
 		"CONNECT x:80 HTTP/1.1\r\nnonsense\r\n\r\n":                                        "field 1 is malformed",
 		"CONNECT x:80 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n":                              "stands twice",
 		"CONNECT x:80 HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello":                          "no body",
-		"CONNECT x:80 HTTP/1.1\r\nContent-Length:\r\n\r\n": "no body",
+		"CONNECT x:80 HTTP/1.1\r\nContent-Length:\r\n\r\n":                                 "no body",
 		"CONNECT x:80 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n":                 "no body",
 		"CONNECT x:80 HTTP/1.1\r\n" + basic("a", "") + basic("b", "") + "\r\n":             "stands twice",
 		"CONNECT x:80 HTTP/1.1\r\nProxy-Authorization: Basic !!\r\n\r\n":                   "Proxy-Authorization",

@@ -20,7 +20,12 @@ import (
 
 func TestPortForward(t *testing.T) {
 	t.Parallel()
-	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+	addrs := []string{"127.0.0.1:0"}
+	if ln, err := net.Listen("tcp", "[::1]:0"); err == nil { // some containers have no IPv6
+		ln.Close()
+		addrs = append(addrs, "[::1]:0")
+	}
+	for _, addr := range addrs {
 		t.Run(addr, func(t *testing.T) {
 			t.Parallel()
 			o := &fakeOpener{dial: serveTarget(t, func(c *net.TCPConn) {

@@ -13,6 +13,7 @@ import (
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/proxy"
+	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -31,6 +32,7 @@ type tenants struct {
 	log     *slog.Logger
 
 	ctx context.Context // ends all of them
+	end context.CancelFunc
 	wg  sync.WaitGroup
 	mu  sync.Mutex
 	all map[string]*tenant
@@ -38,6 +40,7 @@ type tenants struct {
 
 type tenant struct {
 	bus    *bus.Conn
+	creds  *ownCredentials
 	dialer *proxy.Dialer
 	end    context.CancelFunc
 	done   chan struct{}
@@ -82,7 +85,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		conn.Close()
 		return err
 	}
-	one := &tenant{bus: conn, dialer: dialer, end: end, done: make(chan struct{})}
+	one := &tenant{bus: conn, creds: creds, dialer: dialer, end: end, done: make(chan struct{})}
 	t.all[org] = one
 	t.wg.Go(func() {
 		defer close(one.done)
@@ -125,6 +128,25 @@ func (t *tenants) Presence(org string) []bus.Presence {
 		return nil
 	}
 	return one.dialer.Directory().All()
+}
+
+// credentials returns those of the hub's own proxy in the default organization, or
+// in any other when that one is gone; empty ones if there is none.
+func (t *tenants) credentials() *identity.Credentials {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	one := t.all[registry.DefaultOrganization]
+	for _, other := range t.all {
+		if one == nil {
+			one = other
+		}
+	}
+	if one != nil {
+		if c, _ := one.creds.current(); c != nil {
+			return c
+		}
+	}
+	return &identity.Credentials{}
 }
 
 // replicas counts the replicas that are ready, in all organizations.

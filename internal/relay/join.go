@@ -148,14 +148,17 @@ func (r *Relay) probe(conn net.Conn, tc *tls.Conn) {
 // pair is a pipe as the relay sees it: two connections and the two goroutines
 // that move bytes between them.
 type pair struct {
-	moving atomic.Int32
-	bytes  atomic.Int64
+	moving  atomic.Int32
+	bytes   atomic.Int64
+	sampled int64 // bytes at the last call of Busy; guarded by Relay.mu
 }
 
 func (r *Relay) newPair() *pair {
 	p := &pair{}
 	p.moving.Store(2)
-	r.pipes.Add(1)
+	r.mu.Lock()
+	r.pairs[p] = struct{}{}
+	r.mu.Unlock()
 	r.cfg.Metrics.Paired(nil)
 	return p
 }
@@ -166,8 +169,7 @@ const lastTime = 10 * time.Second
 // move moves bytes from src, this goroutine's own connection, to dst until src
 // ends. The second of the two goroutines to finish closes both.
 func (r *Relay) move(p *pair, dst, src net.Conn) {
-	n, err := r.splicer.copy(dst, src)
-	p.bytes.Add(n)
+	err := r.splicer.copy(dst, src, &p.bytes)
 	if err == nil {
 		if tcp, ok := dst.(*net.TCPConn); ok {
 			_ = tcp.CloseWrite()
@@ -180,7 +182,9 @@ func (r *Relay) move(p *pair, dst, src net.Conn) {
 	if p.moving.Add(-1) == 0 {
 		r.drop(dst)
 		r.drop(src)
-		r.pipes.Add(-1)
+		r.mu.Lock()
+		delete(r.pairs, p)
+		r.mu.Unlock()
 		r.cfg.Metrics.Unpaired(uint64(max(p.bytes.Load(), 0)))
 	}
 }

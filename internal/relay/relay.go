@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -53,9 +52,9 @@ type Relay struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
+	pairs map[*pair]struct{}
 	done  bool
 	wg    sync.WaitGroup
-	pipes atomic.Int64
 }
 
 // New returns a relay that serves nothing yet.
@@ -72,6 +71,7 @@ func New(cfg Config) *Relay {
 		meet:  newRendezvous(),
 		http:  newHandover(),
 		conns: make(map[net.Conn]struct{}),
+		pairs: make(map[*pair]struct{}),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.configs = map[string]*tls.Config{
@@ -104,7 +104,32 @@ func (r *Relay) tlsConfig(mutual bool, protocols ...string) *tls.Config {
 func (r *Relay) HTTP() net.Listener { return r.http }
 
 // Pipes returns the number of pipes that are joined here now.
-func (r *Relay) Pipes() int { return int(r.pipes.Load()) }
+func (r *Relay) Pipes() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pairs)
+}
+
+// idleBytes is what passes over a pipe between two calls of Busy, a second apart,
+// when nothing but signs of life does: two small records each way.
+const idleBytes = 1 << 10
+
+// Busy returns the number of pipes over which more than signs of life passed since
+// the last call. A hub that stops waits for them: which of the others carry a stream
+// that is merely quiet, the relay cannot see.
+func (r *Relay) Busy() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	busy := 0
+	for p := range r.pairs {
+		n := p.bytes.Load()
+		if n-p.sampled > idleBytes {
+			busy++
+		}
+		p.sampled = n
+	}
+	return busy
+}
 
 // Waiting returns the number of parties that wait for their peer, and of used
 // tickets that are still remembered.

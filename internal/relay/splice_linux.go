@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -71,43 +72,42 @@ func (p kernelPipe) close() {
 	_ = unix.Close(p.w)
 }
 
-// copy moves bytes from src to dst until src ends (nil) or either fails, and
-// tells how many reached dst.
-func (s *splicer) copy(dst, src net.Conn) (int64, error) {
+// copy moves bytes from src to dst until src ends (nil) or either fails, and adds
+// what reached dst to moved as it goes.
+func (s *splicer) copy(dst, src net.Conn, moved *atomic.Int64) error {
 	d, dok := dst.(*net.TCPConn)
 	c, cok := src.(*net.TCPConn)
 	if !dok || !cok {
-		return io.Copy(dst, src)
+		return copyPlain(dst, src, moved)
 	}
 	dstRaw, err := d.SyscallConn()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	srcRaw, err := c.SyscallConn()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	t := transfer{s: s}
 	t.in, t.out = t.fill, t.drain
-	var total int64
 	for {
 		if err := srcRaw.Read(t.in); err != nil {
-			return total, err
+			return err
 		}
 		if t.err != nil || t.held == 0 {
-			return total, t.err
+			return t.err
 		}
 		for t.held > 0 && t.err == nil {
 			before := t.held
 			err := dstRaw.Write(t.out)
-			total += int64(before - t.held)
+			moved.Add(int64(before - t.held))
 			if err != nil && t.err == nil {
 				t.err = err
 			}
 		}
 		if t.err != nil {
 			t.pipe.close() // it still holds bytes
-			return total, t.err
+			return t.err
 		}
 		s.put(t.pipe)
 	}

@@ -1,0 +1,288 @@
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/bus/embedded"
+	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/proxy"
+	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/relay"
+	"postern.dev/postern/internal/wire"
+)
+
+// Options is what a hub needs beside its settings.
+type Options struct {
+	Version  string
+	Registry *observe.Registry // nil: nothing is counted
+	Health   *observe.Health   // required: the API answers with it
+	Log      *slog.Logger
+
+	// Started, if not nil, is called once when the hub serves.
+	Started func(Info)
+}
+
+// Info tells people where a running hub is.
+type Info struct {
+	Fresh          bool     // this was its first start
+	Listen         net.Addr // of the one port
+	TrustDomain    string
+	Pin            string // of the hub's CA
+	PublicCA       bool   // it presents a certificate of a public CA
+	CAFile         string
+	AdminTokenFile string
+	Clients        []net.Addr // of its own proxies, in the order HTTP, SOCKS5, forwards
+}
+
+// Hub is the control side in one process: identity, registry, bus, relay, API,
+// and proxies of its own if its settings have any. Make one with New and run it once.
+type Hub struct {
+	cfg config.Hub
+	opt Options
+	log *slog.Logger
+
+	state    *State
+	bus      *embedded.Server
+	relay    *relay.Relay
+	tenants  *tenants
+	auth     *Authenticator
+	api      *API
+	serving  *serving
+	registry *registry.Registry
+}
+
+// New prepares a hub. Nothing is touched before Run.
+func New(cfg config.Hub, opt Options) *Hub { return &Hub{cfg: cfg, opt: opt, log: opt.Log} }
+
+// Run serves until ctx ends, then lets streams finish for the drain time of the
+// settings. It returns nil after a stop that was asked for. A busy port or a state
+// directory that cannot be used ends it before anything was changed.
+func (h *Hub) Run(ctx context.Context) error {
+	var lc net.ListenConfig
+	lc.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 4}
+	ln, err := lc.Listen(ctx, "tcp", h.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	defer func() { _ = ln.Close() }()
+	h.state, err = OpenState(h.cfg.Data, StateOptions{TrustDomain: h.cfg.TrustDomain, BusKeyFile: h.cfg.BusKeyFile, Log: h.log})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = h.state.Close() }()
+	if err := h.open(ctx); err != nil {
+		h.close()
+		return err
+	}
+	return h.serve(ctx, ln)
+}
+
+// open starts everything that does not face the network.
+func (h *Hub) open(ctx context.Context) (err error) {
+	if h.serving, err = newServing(h.cfg, h.state.Authority(), h.state.Node(), h.log); err != nil {
+		return err
+	}
+	seeds, err := h.state.Secret("bus", embedded.NewSeeds)
+	if err != nil {
+		return err
+	}
+	h.bus, err = embedded.Start(embedded.Config{
+		Dir: h.state.BusDir(), EncryptionKey: h.state.BusKey(), TrustDomain: h.state.TrustDomain(), Node: h.state.Node(), Log: h.log,
+	}, seeds)
+	if err != nil {
+		return err
+	}
+	kv, err := h.bus.KV(ctx, "registry")
+	if err != nil {
+		return err
+	}
+	h.registry = registry.New(kv, nil)
+	h.auth = NewAuthenticator(h.state, h.registry, nil)
+	var streams *observe.Streams
+	var pipes *observe.Pipes
+	var relays *observe.Relay
+	var metrics *observe.Hub
+	if r := h.opt.Registry; r != nil {
+		streams, pipes, relays, metrics = observe.NewStreams(r), observe.NewPipes(r), observe.NewRelay(r), observe.NewHub(r)
+	}
+	h.relay = relay.New(relay.Config{
+		Node:        h.state.Node(),
+		Certificate: h.serving.certificate,
+		Roots:       roots(h.state.Authority()),
+		Bus:         h.bus.Serve,
+		HTTP:        true,
+		Metrics:     relays,
+		Log:         h.log,
+	})
+	h.tenants = &tenants{
+		state: h.state, bus: h.bus, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
+	}
+	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
+	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })
+	metrics.Watch(h.tenants.replicas)
+	orgs := NewOrganizations(h.state, h.registry, h.tenants.start, h.tenants.stop)
+	if err := orgs.Open(ctx); err != nil {
+		return err
+	}
+	h.api, err = NewAPI(APIOptions{
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Bus: h.bus, Presence: h.tenants,
+		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
+	})
+	return err
+}
+
+// roots returns the pool of the authority, made once.
+func roots(a *identity.Authority) func() *x509.CertPool { return sync.OnceValue(a.Pool) }
+
+// serve faces the network until ctx ends.
+func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
+	fronts, err := proxy.Listen(ctx, h.cfg.Listeners, h.verify, proxy.FrontConfig{
+		Opener: h.tenants, Log: h.log,
+		Router: proxy.Router{Suffix: h.cfg.Suffix, Organization: registry.DefaultOrganization, Organizations: true},
+	})
+	if err != nil {
+		h.close()
+		return err
+	}
+	server := NewHTTPServer(h.api, h.log)
+	// Accepting goes on while streams finish, so that agents stay on the bus.
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	serving, stop := context.WithCancel(ctx)
+	defer stop()
+	var bg sync.WaitGroup
+	failed := make(chan error, 2)
+	bg.Go(func() { h.serving.run(work) })
+	bg.Go(func() {
+		if err := h.relay.Serve(work, ln); err != nil {
+			failed <- err
+			stop()
+		}
+	})
+	bg.Go(func() {
+		if err := server.Serve(h.relay.HTTP()); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+			stop()
+		}
+	})
+	h.opt.Health.Register("one-port", h.checkPort(ln.Addr()))
+	h.opt.Health.Register("bus", h.checkBus)
+	info := Info{
+		Fresh: h.state.Fresh(), Listen: ln.Addr(), TrustDomain: h.state.TrustDomain(), Pin: h.state.Authority().Pin(),
+		PublicCA: h.cfg.TLSCertFile != "", CAFile: h.state.CAFile(), AdminTokenFile: h.state.AdminTokenFile(), Clients: fronts.Addrs(),
+	}
+	h.log.Info("ready", "listen", info.Listen.String(), "trust_domain", info.TrustDomain, "ca_pin", info.Pin, "node", h.state.Node())
+	if h.opt.Started != nil {
+		h.opt.Started(info)
+	}
+
+	err = fronts.Run(serving, h.cfg.DrainTimeout)
+	h.drain()
+	end()
+	past, cancel := context.WithTimeout(context.Background(), time.Second)
+	_ = server.Shutdown(past)
+	cancel()
+	_ = server.Close()
+	h.close()
+	bg.Wait()
+	select {
+	case lost := <-failed:
+		return lost
+	default:
+		return err
+	}
+}
+
+// drain waits, for at most the drain time, until no bytes pass over the pipes of
+// other proxies.
+func (h *Hub) drain() {
+	limit := time.Now().Add(h.cfg.DrainTimeout)
+	if h.relay.Pipes() == 0 {
+		return
+	}
+	h.log.Info("draining", "pipes", h.relay.Pipes(), "limit", h.cfg.DrainTimeout)
+	h.relay.Busy()
+	for {
+		time.Sleep(time.Second)
+		if h.relay.Busy() == 0 || time.Now().After(limit) {
+			return
+		}
+	}
+}
+
+// close ends what open started, in the opposite order.
+func (h *Hub) close() {
+	if h.relay != nil {
+		h.relay.Close()
+	}
+	if h.tenants != nil {
+		h.tenants.end()
+		h.tenants.wait()
+	}
+	if h.bus != nil {
+		h.bus.Shutdown()
+	}
+}
+
+// verify checks a robot token that a client of the hub's own proxies shows as its
+// password.
+func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Identity, error) {
+	p, err := h.auth.Authenticate(ctx, secret)
+	if err != nil {
+		f := wire.AsFailure(err, wire.LegClient)
+		if f.Code == wire.CodeUnauthenticated {
+			f.Leg = wire.LegClient
+		}
+		return proxy.Identity{}, f
+	}
+	if p.Admin || p.Organization != organization {
+		return proxy.Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the token is not one of organization %s", organization)
+	}
+	return proxy.Identity{Organization: organization, Name: p.Name()}, nil
+}
+
+// checkPort sends bytes through the rendezvous, over the one port, as a proxy of
+// the hub's own organization would.
+func (h *Hub) checkPort(addr net.Addr) observe.Check {
+	return func(ctx context.Context) error {
+		host, port, err := net.SplitHostPort(addr.String())
+		if err != nil {
+			return err
+		}
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			host = "localhost"
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(host, port))
+		if err != nil {
+			return err
+		}
+		creds := h.tenants.credentials()
+		cfg := &tls.Config{
+			MinVersion: tls.VersionTLS13, NextProtos: []string{wire.ALPNPipe}, Certificates: []tls.Certificate{creds.Certificate},
+			InsecureSkipVerify: true, //nolint:gosec // it is our own port, and no secret passes
+		}
+		_, err = pipe.Probe(ctx, conn, cfg)
+		return err
+	}
+}
+
+func (h *Hub) checkBus(ctx context.Context) error {
+	one := h.tenants.get(registry.DefaultOrganization)
+	if one == nil {
+		return nil
+	}
+	_, err := one.bus.RTT(ctx)
+	return err
+}

@@ -261,13 +261,15 @@ func (c *Conn) Refresh() {
 	}
 }
 
-// RTT measures the round trip to the bus.
+// RTT measures the round trip to the bus, for ten seconds at most.
 func (c *Conn) RTT(ctx context.Context) (time.Duration, error) {
 	l, release, err := c.acquire(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer release()
+	ctx, cancel := context.WithTimeout(ctx, pingInterval) // the library insists on a deadline
+	defer cancel()
 	begin := time.Now()
 	if err := l.nc.FlushWithContext(ctx); err != nil {
 		return 0, requestFailure(err, "the bus")

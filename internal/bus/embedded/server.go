@@ -154,7 +154,8 @@ func notReady(ready bool) error {
 }
 
 // InProcess returns a new connection into the server that speaks the NATS
-// protocol; the caller closes it.
+// protocol; the caller closes it. It has no buffers: who does not read while it
+// writes may stand still, so parties from outside come in through Serve.
 func (s *Server) InProcess() (net.Conn, error) {
 	conn, err := s.ns.InProcessConn()
 	if err != nil {

@@ -32,6 +32,7 @@ type CheckResult struct {
 // Readiness is the outcome of all checks.
 type Readiness struct {
 	Ready    bool          `json:"ready"`
+	Starting bool          `json:"starting,omitempty"`
 	Draining bool          `json:"draining,omitempty"`
 	Checks   []CheckResult `json:"checks"`
 }
@@ -49,7 +50,8 @@ type Health struct {
 	lastAt time.Time
 }
 
-// NewHealth returns a Health without checks, which is ready.
+// NewHealth returns a Health without checks. Until the first is registered, the
+// process counts as starting: what it is there for does not work yet.
 func NewHealth() *Health {
 	return &Health{checks: make(map[string]Check), turn: make(chan struct{}, 1)}
 }
@@ -78,7 +80,8 @@ func (h *Health) Ready(ctx context.Context) Readiness {
 	results := h.results(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r := Readiness{Ready: !h.draining, Draining: h.draining, Checks: results}
+	starting := len(results) == 0
+	r := Readiness{Ready: !h.draining && !starting, Starting: starting, Draining: h.draining, Checks: results}
 	for _, c := range results {
 		r.Ready = r.Ready && c.OK
 	}
@@ -123,7 +126,9 @@ func (h *Health) results(ctx context.Context) []CheckResult {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.last, h.lastAt = results, time.Now()
+	if len(results) == len(h.names) { // none was registered meanwhile
+		h.last, h.lastAt = results, time.Now()
+	}
 	return results
 }
 

@@ -69,6 +69,17 @@ func TestReady(t *testing.T) {
 	})
 }
 
+func TestStarting(t *testing.T) {
+	h := NewHealth()
+	if r := h.Ready(t.Context()); r.Ready || !r.Starting {
+		t.Errorf("without a check: %+v", r)
+	}
+	h.Register("x", func(context.Context) error { return nil })
+	if r := h.Ready(t.Context()); !r.Ready || r.Starting {
+		t.Errorf("with a check: %+v", r)
+	}
+}
+
 func TestReadyTimesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := NewHealth()
@@ -96,7 +107,9 @@ func TestServer(t *testing.T) {
 		t.Error("a busy port is no error")
 	}
 	reg := NewRegistry("agent", "v0")
-	s := &Server{Listener: l, Registry: reg, Health: NewHealth(), Log: slog.New(slog.DiscardHandler)}
+	health := NewHealth()
+	health.Register("x", func(context.Context) error { return nil })
+	s := &Server{Listener: l, Registry: reg, Health: health, Log: slog.New(slog.DiscardHandler)}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()

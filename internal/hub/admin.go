@@ -116,7 +116,7 @@ func (a *API) createToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("robot token created", "organization", token.Organization, "robot", token.Robot, "token", token.Name, "accessId", token.AccessID)
+	a.o.Log.Info("robot token created", "organization", token.Organization, "robot", token.Robot, "name", token.Name, "accessId", token.AccessID)
 	return api.NewToken{AccessID: token.AccessID, Token: secret}, nil
 }
 
@@ -125,7 +125,7 @@ func (a *API) deleteToken(r *http.Request) (any, error) {
 	if err := a.o.Registry.DeleteToken(r.Context(), org, robot, token); err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("robot token revoked", "organization", org, "robot", robot, "token", token)
+	a.o.Log.Info("robot token revoked", "organization", org, "robot", robot, "name", token)
 	return nil, nil
 }
 

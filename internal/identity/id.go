@@ -71,6 +71,9 @@ func (id ID) URI() *url.URL {
 // String returns the SPIFFE ID as text.
 func (id ID) String() string { return id.URI().String() }
 
+// MarshalText returns the SPIFFE ID, which is how an ID stands in logs and JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
 // ParseID reads a SPIFFE ID of one of the forms of ID.
 func ParseID(u *url.URL) (ID, error) {
 	if u.Scheme != "spiffe" || u.Host == "" || u.User != nil || u.Opaque != "" || u.RawQuery != "" || u.Fragment != "" || u.RawPath != "" || u.ForceQuery {

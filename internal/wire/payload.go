@@ -24,6 +24,9 @@ type StreamID [16]byte
 // String returns the ID in hexadecimal.
 func (id StreamID) String() string { return fmt.Sprintf("%x", id[:]) }
 
+// MarshalText returns what String does, which is how an ID stands in logs.
+func (id StreamID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
 // Open asks the agent for a stream. Its payload:
 //
 //	 0            16           20       21              21+T      23+T

@@ -36,13 +36,13 @@ func Build() (*Programs, error) {
 	p := &Programs{Dir: dir, Postern: filepath.Join(dir, "postern"), Agent: filepath.Join(dir, "postern-agent")}
 	begin := time.Now()
 	fmt.Println("building cmd/postern and cmd/postern-agent")
-	args := []string{"build", "-trimpath", "-o", p.Postern}
+	args := []string{"build", "-o", p.Postern}
 	if Race() {
 		args = append(args, "-race")
 	}
 	for _, args := range [][]string{
 		append(args, "./cmd/postern"),
-		{"build", "-trimpath", "-ldflags=-s -w", "-o", p.Agent, "./cmd/postern-agent"},
+		{"build", "-ldflags=-s -w", "-o", p.Agent, "./cmd/postern-agent"},
 	} {
 		build := exec.Command("go", args...)
 		build.Dir = Root()

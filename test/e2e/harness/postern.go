@@ -53,6 +53,7 @@ func StartHub(t testing.TB, programs *Programs, spec HubSpec) *Hub {
 func (h *Hub) Start(t testing.TB) {
 	t.Helper()
 	h.Process = Start(t, Spec{Name: "hub", Path: h.Programs.Postern, Args: h.args})
+	WaitTCP(t, h.Addr, h.Process, readyTimeout)
 	h.Metrics.WaitReady(t, h.Process, readyTimeout)
 }
 

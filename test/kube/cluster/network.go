@@ -91,6 +91,22 @@ func (c *Cluster) network(ctx context.Context) error {
 	return nil
 }
 
+// Cut makes the link to the host silent, as a cable that is pulled somewhere on the way: packets
+// vanish in both directions, and neither end is told. The returned function mends it.
+func (c *Cluster) Cut(ctx context.Context) (mend func(context.Context) error, err error) {
+	rules := [][]string{{"PREROUTING", "-i", NodeLink}, {"POSTROUTING", "-o", NodeLink}}
+	change := func(ctx context.Context, how string) error {
+		for _, rule := range rules {
+			args := append([]string{"-t", "mangle", how}, rule...)
+			if _, err := c.Exec(ctx, "iptables", append(args, "-j", "DROP")...); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return func(ctx context.Context) error { return change(ctx, "-D") }, change(ctx, "-I")
+}
+
 // setSysctls runs inside. IPv6 is off, as its link-local addresses would be a way around the
 // rules; forwarding is what a node of Kubernetes does.
 func setSysctls() error {

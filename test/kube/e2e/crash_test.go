@@ -57,6 +57,7 @@ func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
 		}
 		kill(t, tunnel, kubectl, tick)
 	})
+	t.Run("silent link", func(t *testing.T) { testSilentLink(t, tunnel, kubectl) })
 	t.Run("one of two replicas", func(t *testing.T) { testReplica(t, tunnel, kubectl) })
 
 	// Each crash cut streams, pipes and a bus connection; what they held must be given back.
@@ -68,6 +69,7 @@ func testCrash(t *testing.T, tunnel *tunnel, kubectl client) {
 		}
 		return nil
 	}, lasting...)
+	t.Run("hub", func(t *testing.T) { testHubCrash(t, tunnel, kubectl) })
 }
 
 // poolSlack is by how many descriptors an idle pool may differ from itself.
@@ -98,6 +100,56 @@ func testReplica(t *testing.T, tunnel *tunnel, kubectl client) {
 		}
 	}
 	t.Logf("one of two replicas died: %d requests failed, 20 in a row succeeded after %s", failures, time.Since(killed).Round(time.Millisecond))
+}
+
+// testSilentLink lets the packets between agent and hub vanish. No one is told, so pings must find
+// out; after that, what holds for a dead agent holds here too, with the same agent.
+func testSilentLink(t *testing.T, tunnel *tunnel, kubectl client) {
+	logs := kubectl.follow(t, "logs", "-f", "clock", "--tail=1")
+	for range 5 {
+		logs.next(t)
+	}
+	mend, err := tunnel.cluster.Cut(limit(t, quick))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := time.Now()
+	stderr, err := logs.wait(t, 20*time.Second) // pings promise 10
+	t.Logf("kubectl ended %s after the link fell silent: %v: %s", time.Since(cut).Round(time.Millisecond), err, strings.TrimSpace(stderr))
+	if err == nil {
+		t.Error("kubectl took a silent link for an ordinary end")
+	}
+	r := kubectl.run(limit(t, 2*quick), nil, "get", "--raw", "/readyz", "--request-timeout=50s")
+	t.Logf("on a silent link, after %s: %s", r.took.Round(time.Millisecond), strings.TrimSpace(r.stderr))
+	if r.code == 0 || r.err != nil {
+		t.Errorf("kubectl on a silent link: exit code %d, %v", r.code, r.err)
+	}
+	if err := mend(limit(t, quick)); err != nil {
+		t.Fatal(err)
+	}
+	mended := time.Now()
+	tunnel.waitUntilUseful(t, kubectl)
+	t.Logf("kubectl works again %s after the link was mended", time.Since(mended).Round(time.Millisecond))
+}
+
+// testHubCrash kills the hub, and with it its relay and its bus. Agent and proxy must find the
+// next one on the same address by themselves.
+func testHubCrash(t *testing.T, tunnel *tunnel, kubectl client) {
+	logs := kubectl.follow(t, "logs", "-f", "clock", "--tail=1")
+	for range 5 {
+		logs.next(t)
+	}
+	killed := time.Now()
+	tunnel.hub.Kill()
+	stderr, err := logs.wait(t, quick)
+	t.Logf("kubectl ended %s after the hub's death: %v: %s", time.Since(killed).Round(time.Millisecond), err, strings.TrimSpace(stderr))
+	if err == nil {
+		t.Error("kubectl took the hub's death for an ordinary end")
+	}
+	started := time.Now()
+	tunnel.hub = tunnel.startHub(t)
+	tunnel.waitUntilUseful(t, kubectl)
+	t.Logf("kubectl works again %s after the hub's return", time.Since(started).Round(time.Millisecond))
 }
 
 // descriptors counts the open files of each process.

@@ -28,7 +28,7 @@ const (
 
 // tunnel is the hub and a proxy outside, and an agent inside.
 type tunnel struct {
-	owner     *testing.T // whose end is the end of the agents that its parts start
+	owner     *testing.T // whose end is the end of every process, whichever part started it
 	cluster   *cluster.Cluster
 	binary    string
 	dir       string // logs, tokens
@@ -54,18 +54,7 @@ func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 		}
 	})
 
-	m.hub = m.outside(t, "hub", "hub", "--data", m.data, "--listen", hubAddr)
-	m.waitFor(t, "the hub makes its administrator's token and listens", func(ctx context.Context) error {
-		if _, err := os.Stat(m.adminToken()); err != nil {
-			return err
-		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", hubAddr)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	}, m.hub)
+	m.hub = m.startHub(t)
 	m.control(t, "robot", "create", "r1", "-a", "default")
 	m.control(t, "robot", "token", "create", "r1", "t1", "-f", m.robotToken(), "-a", "default")
 
@@ -112,7 +101,7 @@ func (m *tunnel) control(t *testing.T, args ...string) string {
 	return r.stdout
 }
 
-// outside starts a long-running part of Postern on the host.
+// outside starts a long-running part of Postern on the host, until the end of the owner.
 func (m *tunnel) outside(t *testing.T, name string, args ...string) *proc.Process {
 	t.Helper()
 	cmd := exec.Command(m.binary, args...)
@@ -121,12 +110,30 @@ func (m *tunnel) outside(t *testing.T, name string, args ...string) *proc.Proces
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	m.owner.Cleanup(func() {
 		if !p.Stop(15 * time.Second) {
-			t.Errorf("%s did not stop within 15 s of SIGTERM", name)
+			m.owner.Errorf("%s did not stop within 15 s of SIGTERM", name)
 		}
 	})
 	return p
+}
+
+// startHub starts the hub, on the data that it may have from before, and waits until it listens.
+func (m *tunnel) startHub(t *testing.T) *proc.Process {
+	t.Helper()
+	hub := m.outside(t, "hub", "hub", "--data", m.data, "--listen", hubAddr)
+	m.waitFor(t, "the hub makes its administrator's token and listens", func(ctx context.Context) error {
+		if _, err := os.Stat(m.adminToken()); err != nil {
+			return err
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", hubAddr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}, hub)
+	return hub
 }
 
 // startAgent starts a replica of the agent inside the private network, as its owner would on a

@@ -103,8 +103,7 @@ func badURL(url string, err error) error {
 // transportFailure names the leg when no answer came. The uplink's errors name it
 // themselves.
 func transportFailure(ctx context.Context, err error) error {
-	var f *wire.Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*wire.Failure](err); ok {
 		return f
 	}
 	switch {

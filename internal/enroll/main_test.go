@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -74,9 +75,7 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	w.Header().Set("Date", time.Now().Add(h.ahead).UTC().Format(http.TimeFormat))
 	w.Header().Set("Content-Type", api.TypeJSON)
-	for k, v := range h.header {
-		w.Header()[k] = v
-	}
+	maps.Copy(w.Header(), h.header)
 	if h.fail != nil {
 		status, code := h.fail()
 		if status == 0 {

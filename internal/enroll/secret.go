@@ -126,8 +126,7 @@ func badToken(what string, err error) error {
 
 // plain returns the system's word of a file error, without operation and path.
 func plain(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return p.Err
 	}
 	return err

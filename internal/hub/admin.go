@@ -116,7 +116,7 @@ func (a *API) createToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("robot token created", "organization", token.Organization, "robot", token.Robot, "name", token.Name, "accessId", token.AccessID)
+	a.o.Log.Info("robot token created", "organization", token.Organization, "robot", token.Robot, "name", token.Name, "access_id", token.AccessID)
 	return api.NewToken{AccessID: token.AccessID, Token: secret}, nil
 }
 

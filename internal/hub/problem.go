@@ -72,8 +72,7 @@ func statusOfCode(code wire.Code) int {
 
 // bodyError words why a body could not be read.
 func bodyError(err error) error {
-	var long *http.MaxBytesError
-	if errors.As(err, &long) {
+	if long, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &api.Problem{
 			Status: http.StatusRequestEntityTooLarge, Code: wire.CodeBadRequest.String(),
 			Detail: "the body is longer than " + strconv.FormatInt(long.Limit, 10) + " bytes",

@@ -62,8 +62,7 @@ func stateError(kind error, path, format string, args ...any) error {
 // fileError explains what the system said about a file or directory.
 func fileError(path string, err error) error {
 	cause := err
-	var p *fs.PathError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		cause = p.Err
 	}
 	return &StateError{Path: path, Kind: ErrStatePermission, Detail: cause.Error(), Err: err}

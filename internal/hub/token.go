@@ -143,7 +143,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "accessId", principal.AccessID,
+	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "access_id", principal.AccessID,
 		"source", sourceOf(r).String(), "version", clip(form.Get("version")), "expires", now.Add(ttl))
 	return &api.TokenResponse{
 		AccessToken:     string(chain),

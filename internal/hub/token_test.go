@@ -2,6 +2,7 @@ package hub_test
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -144,10 +145,7 @@ func TestTokenFormErrors(t *testing.T) {
 		"audience": {"default"}, "role": {"agent"}, "name": {"edge"}, "replica": {"r1"},
 	}
 	with := func(key string, values ...string) string {
-		c := url.Values{}
-		for k, v := range form {
-			c[k] = v
-		}
+		c := maps.Clone(form)
 		c[key] = values
 		return c.Encode()
 	}

@@ -2,9 +2,13 @@ package cli_test
 
 import (
 	"context"
+	"errors"
+	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -34,13 +38,22 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs every script: one file per subject, so that a case is added
-// without Go. "exit CODE COMMAND" checks the exit code.
+// without Go. "exit CODE COMMAND" checks the exit code, and "ready ADDR" waits for
+// the role whose metrics are there; $ADDR and $METRICS are free addresses.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "ready": ready},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("NO_PROXY", "127.0.0.1,localhost")
+			for _, name := range []string{"ADDR", "METRICS"} {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					return err
+				}
+				defer l.Close() // after the loop, so that the two differ
+				env.Setenv(name, l.Addr().String())
+			}
 			return nil
 		},
 		RequireExplicitExec: true,
@@ -64,4 +77,25 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	if code != args[0] {
 		ts.Fatalf("exit code %s, want %s", code, args[0])
 	}
+}
+
+// ready waits until a role says that it is ready.
+func ready(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: ready ADDR")
+	}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var err error
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		var res *http.Response
+		if res, err = client.Get("http://" + args[0] + "/readyz"); err != nil {
+			continue
+		}
+		res.Body.Close()
+		if res.StatusCode == http.StatusOK {
+			return
+		}
+		err = errors.New(res.Status)
+	}
+	ts.Fatalf("%s is not ready: %v", args[0], err)
 }

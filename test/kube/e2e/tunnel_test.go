@@ -31,7 +31,7 @@ type tunnel struct {
 	owner     *testing.T // whose end is the end of every process, whichever part started it
 	cluster   *cluster.Cluster
 	binary    string
-	dir       string // logs, tokens
+	dir       string // logs, tokens; kept until the next run
 	data      string // the hub's
 	hub       *proc.Process
 	agent     *proc.Process
@@ -43,8 +43,11 @@ type tunnel struct {
 // startTunnel builds the program and starts hub, agent and proxy with the documented commands.
 func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 	t.Helper()
-	m := &tunnel{owner: t, cluster: c, dir: t.TempDir(), httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
+	m := &tunnel{owner: t, cluster: c, dir: filepath.Join(c.Dir(), "postern"), httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
 	m.data = filepath.Join(m.dir, "hub")
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	m.binary = buildPostern(t, m.dir)
 	t.Cleanup(func() {
 		for _, p := range []*proc.Process{m.hub, m.agent, m.proxy} {
@@ -110,11 +113,7 @@ func (m *tunnel) outside(t *testing.T, name string, args ...string) *proc.Proces
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.owner.Cleanup(func() {
-		if !p.Stop(15 * time.Second) {
-			m.owner.Errorf("%s did not stop within 15 s of SIGTERM", name)
-		}
-	})
+	m.owner.Cleanup(func() { m.stop(p) })
 	return p
 }
 
@@ -147,12 +146,20 @@ func (m *tunnel) startAgent(t *testing.T, replica string) *proc.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.owner.Cleanup(func() {
-		if !p.Stop(15 * time.Second) {
-			m.owner.Errorf("agent %s did not stop within 15 s of SIGTERM", replica)
-		}
-	})
+	m.owner.Cleanup(func() { m.stop(p) })
 	return p
+}
+
+// stop asks a process to end, if no part of the test has killed it, and sees that it does so well.
+func (m *tunnel) stop(p *proc.Process) {
+	if p.Ended() != nil {
+		return
+	}
+	if !p.Stop(15 * time.Second) {
+		m.owner.Errorf("%s did not stop within 15 s of SIGTERM (log: %s)", p.Name(), p.Log())
+	} else if p.Err() != nil {
+		m.owner.Errorf("after SIGTERM, %v", p.Ended())
+	}
 }
 
 func (m *tunnel) startProxy(t *testing.T, name, agent, httpAddr, socksAddr string) *proc.Process {

@@ -72,6 +72,12 @@ func (p *Process) Stop(within time.Duration) bool {
 	}
 }
 
+// Err is how the process ended, nil for exit status 0. It waits for the end.
+func (p *Process) Err() error {
+	<-p.done
+	return p.err
+}
+
 // Ended describes a process that is no more, and is nil while it runs.
 func (p *Process) Ended() error {
 	select {

@@ -103,7 +103,7 @@ func (p *Party) enrol(ctx context.Context) error {
 		if enroll.Permanent(err) || wrongHub(err) || ctx.Err() != nil {
 			return err
 		}
-		wait := pause/2 + rand.N(pause) //nolint:gosec // jitter
+		wait := pause/2 + rand.N(pause)
 		p.cfg.Log.Warn("no credentials yet", "error", err, "retry_in", wait.Round(time.Millisecond))
 		select {
 		case <-ctx.Done():

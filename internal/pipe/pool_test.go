@@ -139,22 +139,19 @@ func TestPoolFindsDeadPipesBeforeItLendsThem(t *testing.T) {
 
 func TestPoolPassesOnWhyThereIsNone(t *testing.T) {
 	p, m := newPool(t, pipe.PoolConfig{})
-	q, err := p.Get(t.Context())
-	if err != nil {
+	if _, err := p.Get(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	want := wire.Fail(wire.LegAgent, wire.CodeOverloaded, "enough is enough")
 	m.fail.Store(want)
-	for {
-		if q, err = p.Get(t.Context()); err != nil {
-			break
-		}
+	var err error
+	for err == nil {
+		_, err = p.Get(t.Context())
 	}
 	var f *wire.Failure
 	if !errors.As(err, &f) || f.Code != wire.CodeOverloaded {
 		t.Errorf("got %v, want %v", err, want)
 	}
-	_ = q
 }
 
 func TestPoolBounds(t *testing.T) {

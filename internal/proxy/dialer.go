@@ -127,6 +127,7 @@ func (d *Dialer) follow() {
 			}
 		case bus.StateLost:
 			keep[key] = true
+		case bus.StateDraining, bus.StateStopped:
 		}
 	}
 	for key, r := range d.replicas {
@@ -285,7 +286,7 @@ func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bu
 	if len(near) == 0 {
 		return nil, known
 	}
-	a, b := near[rand.N(len(near))], near[rand.N(len(near))] //nolint:gosec // load, not secrecy
+	a, b := near[rand.N(len(near))], near[rand.N(len(near))]
 	if b.load < a.load || b.load == a.load && b.rtt < a.rtt {
 		a = b
 	}

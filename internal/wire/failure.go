@@ -143,8 +143,7 @@ func AsFailure(err error, leg Leg) *Failure {
 	if err == nil {
 		return nil
 	}
-	var f *Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*Failure](err); ok {
 		return f
 	}
 	return &Failure{Leg: leg, Code: CodeInternal, Text: err.Error(), Err: err}

@@ -75,7 +75,7 @@ func ParseOpen(b []byte) (Open, error) {
 	}
 	var err error
 	if o.Target, b, err = cutString(b, MaxTargetLen); err != nil {
-		return o, fmt.Errorf("%w: target of OPEN: %s", ErrFrame, err)
+		return o, fmt.Errorf("%w: target of OPEN: %w", ErrFrame, err)
 	}
 	for len(b) > 0 {
 		if len(b) < 3 || len(b)-3 < int(binary.BigEndian.Uint16(b[1:])) {
@@ -111,10 +111,10 @@ func ParseFailure(b []byte) (*Failure, error) {
 	var err error
 	b = b[3:]
 	if f.Text, b, err = cutString(b, MaxTextLen); err != nil {
-		return nil, fmt.Errorf("%w: text of failure: %s", ErrFrame, err)
+		return nil, fmt.Errorf("%w: text of failure: %w", ErrFrame, err)
 	}
 	if f.Hint, b, err = cutString(b, MaxTextLen); err != nil {
-		return nil, fmt.Errorf("%w: hint of failure: %s", ErrFrame, err)
+		return nil, fmt.Errorf("%w: hint of failure: %w", ErrFrame, err)
 	}
 	if len(b) != 0 {
 		return nil, fmt.Errorf("%w: %d bytes after a failure", ErrFrame, len(b))

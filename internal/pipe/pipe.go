@@ -221,7 +221,7 @@ func (p *Pipe) Ping(ctx context.Context) (time.Duration, error) {
 	stop := context.AfterFunc(ctx, func() { _ = p.c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	start := time.Now()
-	number := uint64(start.UnixNano()) //nolint:gosec // any number does
+	number := uint64(start.UnixNano())
 	p.signal(wire.FramePing, wire.FlagEcho, number, always)
 	for {
 		h, err := p.next()

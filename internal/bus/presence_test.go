@@ -115,9 +115,7 @@ func TestKickAnnouncesAtOnce(t *testing.T) {
 }
 
 func TestSilentReplicaIsLost(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for nine seconds of silence")
-	}
+	t.Parallel() // it waits for nine seconds of silence
 	h := newHub(t)
 	agent := h.party("acme", identity.RoleAgent, "a", "1", time.Hour)
 	c, err := bus.Connect(t.Context(), agent.options())

@@ -114,13 +114,13 @@ func (d *Dialer) proxyFailure(ctx context.Context, err error) error {
 }
 
 // proxyRefusal explains a final answer to CONNECT that is not 2xx.
-func (d *Dialer) proxyRefusal(res *http.Response) error {
+func (d *Dialer) proxyRefusal(res connectAnswer) error {
 	addr := d.endpoint.Address()
-	f := wire.Fail(wire.LegRelay, wire.CodeUnreachable, "%s answered CONNECT %s with %s", d.hop(), addr, printable(res.Status))
-	switch res.StatusCode {
+	f := wire.Fail(wire.LegRelay, wire.CodeUnreachable, "%s answered CONNECT %s with %s", d.hop(), addr, printable(res.status))
+	switch res.code {
 	case http.StatusProxyAuthRequired:
 		f.Code = wire.CodeUnauthenticated
-		challenges := strings.ToLower(strings.Join(res.Header.Values("Proxy-Authenticate"), ","))
+		challenges := strings.ToLower(strings.Join(res.header.Values("Proxy-Authenticate"), ","))
 		switch {
 		case challenges != "" && !strings.Contains(challenges, "basic"):
 			f.WithHint("it asks for a kind of login other than Basic, which is the only one spoken here; ask for an exception or a Basic login")
@@ -240,8 +240,10 @@ func remoteAlert(err error) uint8 {
 	if !errors.As(err, &op) || op.Op != "remote error" {
 		return 0
 	}
-	if v := reflect.ValueOf(op.Err); v.Kind() == reflect.Uint8 {
-		return uint8(v.Uint())
+	v := reflect.ValueOf(op.Err)
+	if v.Kind() != reflect.Uint8 {
+		return 0
 	}
-	return 0
+	alert, _ := reflect.TypeAssert[uint8](v.Convert(reflect.TypeFor[uint8]()))
+	return alert
 }

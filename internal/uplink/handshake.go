@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"slices"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -106,9 +107,9 @@ func describe(cs tls.ConnectionState) Peer {
 // presentedPin returns the pin of the last certificate authority in a chain as
 // presented, or "".
 func presentedPin(chain []*x509.Certificate) string {
-	for i := len(chain) - 1; i >= 0; i-- {
-		if chain[i].IsCA {
-			return identity.Pin(chain[i])
+	for _, cert := range slices.Backward(chain) {
+		if cert.IsCA {
+			return identity.Pin(cert)
 		}
 	}
 	return ""

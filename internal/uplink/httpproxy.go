@@ -151,7 +151,7 @@ func (d *Dialer) connect(ctx context.Context, conn net.Conn) error {
 	}
 	b.WriteString("\r\n")
 	_, err := io.WriteString(conn, b.String())
-	var res *http.Response
+	var res connectAnswer
 	if err == nil {
 		res, err = readConnectResponse(conn)
 	}
@@ -162,7 +162,7 @@ func (d *Dialer) connect(ctx context.Context, conn net.Conn) error {
 	if err != nil {
 		return d.proxyFailure(ctx, err)
 	}
-	if res.StatusCode/100 != 2 {
+	if res.code/100 != 2 {
 		return d.proxyRefusal(res)
 	}
 	return nil
@@ -175,23 +175,31 @@ var (
 	errProxyTooLong = fmt.Errorf("the answer's header is longer than %d bytes", maxProxyHeader)
 )
 
+// connectAnswer is the header of the final answer to CONNECT.
+type connectAnswer struct {
+	code   int
+	status string // "407 Proxy Authentication Required"
+	header http.Header
+}
+
 // readConnectResponse reads the header of the final answer to CONNECT and not a
 // byte more. Its body, if any, stays unread.
-func readConnectResponse(r io.Reader) (*http.Response, error) {
+func readConnectResponse(r io.Reader) (connectAnswer, error) {
 	for range 5 { // interim answers (1xx) may come before the final one
 		header, err := readHeader(r)
 		if err != nil {
-			return nil, err
+			return connectAnswer{}, err
 		}
 		res, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(header)), &http.Request{Method: http.MethodConnect})
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errProxyNotHTTP, err)
+			return connectAnswer{}, fmt.Errorf("%w: %w", errProxyNotHTTP, err)
 		}
+		_ = res.Body.Close() // an empty one: only the header was given to the parser
 		if res.StatusCode/100 != 1 || res.StatusCode == http.StatusSwitchingProtocols {
-			return res, nil
+			return connectAnswer{res.StatusCode, res.Status, res.Header}, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: too many interim answers", errProxyNotHTTP)
+	return connectAnswer{}, fmt.Errorf("%w: too many interim answers", errProxyNotHTTP)
 }
 
 // readHeader reads up to and including the empty line, one byte at a time: a

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"path/filepath"
 	"sync"
@@ -129,7 +130,7 @@ func (s *Server) startServer(system string) (*natsserver.Server, error) {
 		MaxPingsOut:         2,
 		WriteDeadline:       10 * time.Second,
 		MaxPending:          pendingLimit,
-		MaxSubs:             userSubscriptions * 8, // the hub's own connections; users have their own limit
+		MaxConn:             math.MaxInt32, // each account has a limit of its own
 		NoFastProducerStall: true,
 	})
 	if err != nil {
@@ -163,6 +164,9 @@ func (s *Server) InProcess() (net.Conn, error) {
 	}
 	return conn, nil
 }
+
+// Connections returns how many connections the server has, the hub's own included.
+func (s *Server) Connections() int { return s.ns.NumClients() }
 
 // Connect returns the hub's own connection into an organization; it may do
 // everything there. The caller closes it.

@@ -71,10 +71,12 @@ func newFixture(t testing.TB) *fixture {
 	if err := orgs.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	health := observe.NewHealth()
+	health.Register("test", func(context.Context) error { return nil })
 	var err error
 	f.api, err = hub.NewAPI(hub.APIOptions{
 		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, f.now), Organizations: orgs,
-		Bus: f, Presence: f, Health: observe.NewHealth(), Version: "1.2.3", CredentialTTL: time.Hour,
+		Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})
 	if err != nil {

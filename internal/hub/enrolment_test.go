@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -81,6 +82,7 @@ func startHub(t *testing.T, dir string) (h *realHub, stop func()) {
 	}
 	front := httptest.NewUnstartedServer(handler)
 	front.EnableHTTP2 = true
+	front.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	front.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
 	front.StartTLS()
 	h = &realHub{state: state, bus: server, url: front.URL}

@@ -68,7 +68,7 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	code := "0"
 	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		exited, ok := err.(interface{ ExitCode() int }) //nolint:errorlint // *exec.ExitError, as Exec returns it
+		exited, ok := err.(interface{ ExitCode() int })
 		if !ok {
 			ts.Fatalf("%v", err)
 		}

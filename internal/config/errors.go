@@ -46,8 +46,7 @@ func List(err error) []*SettingError {
 		}
 		return all
 	}
-	var one *SettingError
-	if errors.As(err, &one) {
+	if one, ok := errors.AsType[*SettingError](err); ok {
 		return []*SettingError{one}
 	}
 	return nil

@@ -30,6 +30,7 @@ func (s *Set) Render(w io.Writer, all bool) error {
 		key := &yaml.Node{Kind: yaml.ScalarNode, Value: f.Key()}
 		value := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: f.String(), LineComment: f.origin.String()}
 		switch f.shape {
+		case shapeText, shapeDuration:
 		case shapeList:
 			value = &yaml.Node{Kind: yaml.SequenceNode}
 			key.LineComment = f.origin.String()

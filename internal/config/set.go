@@ -109,8 +109,7 @@ func (s *Set) loadEnv(env Environment) (errs []error) {
 func (s *Set) loadFile(env Environment) []error {
 	data, err := env.ReadFile(s.path)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
 		return []error{&SettingError{Setting: configName, Origin: s.file.origin,

@@ -160,7 +160,7 @@ func (r *reply) message(kind byte, parts ...[]byte) {
 	for _, p := range parts {
 		n += len(p)
 	}
-	r.bytes = binary.BigEndian.AppendUint32(append(r.bytes, kind), uint32(n)) //nolint:gosec // small
+	r.bytes = binary.BigEndian.AppendUint32(append(r.bytes, kind), uint32(n))
 	for _, p := range parts {
 		r.bytes = append(r.bytes, p...)
 	}

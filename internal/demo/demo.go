@@ -82,7 +82,7 @@ func page() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		fmt.Fprintf(w, "Hello from the private network.\n\n"+
+		fmt.Fprintf(w, "Hello from the private network.\n\n"+ //nolint:gosec // plain text, and quoted
 			"You asked for %q. A proxy took the request, an agent opened the connection to\n"+
 			"this server, and it came from %s.\n", r.Host, r.RemoteAddr)
 	})

@@ -94,7 +94,7 @@ func (w *world) Handshake(_ context.Context, raw net.Conn, _ string, _ func() *t
 	if err := w.broken["Handshake"]; err != nil {
 		return nil, peer, err
 	}
-	return tls.Client(raw, nil), peer, nil //nolint:gosec // never used
+	return tls.Client(raw, nil), peer, nil
 }
 func (w *world) Time(context.Context) (time.Time, time.Duration, error) {
 	return epoch.Add(-w.skew - 10*time.Millisecond), 20 * time.Millisecond, w.broken["Time"]

@@ -304,8 +304,7 @@ func (w *walker) policy(ctx context.Context) Finding {
 	if err == nil {
 		_ = conn.Close()
 	}
-	var f *wire.Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*wire.Failure](err); ok {
 		switch f.Leg {
 		case wire.LegDNS, wire.LegTCP, wire.LegTLS, wire.LegTarget:
 			// Allowed, and what comes after failed: that is the next leg's finding.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/observe"
@@ -48,20 +49,16 @@ func RunRole(ctx context.Context, w World, role string, l config.Log, metricsAdd
 	}
 	log.Info("serving metrics", "address", listener.Addr().String())
 	server := &observe.Server{Listener: listener, Registry: tools.Registry, Health: tools.Health, Log: log}
-	ctx, stopRole := context.WithCancel(ctx)
-	defer stopRole()
 	serverCtx, stopServer := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServer()
-	served := make(chan error, 1)
-	go func() {
-		err := server.Run(serverCtx)
-		if err != nil {
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := server.Run(serverCtx); err != nil {
 			log.Error("metrics are no longer served", "error", err)
 		}
-		served <- err
-	}()
+	})
 	err = run(ctx, tools)
 	stopServer()
-	<-served
+	wg.Wait()
 	return err
 }

@@ -60,6 +60,7 @@ func testClient(t *testing.T, c *cluster.Cluster, kubectl client) {
 		t.Run("port-forward "+name, func(t *testing.T) { testPortForward(t, kubectl, websockets) })
 		t.Run("cp "+name, func(t *testing.T) { testCopy(t, kubectl, websockets) })
 	}
+	t.Run("parallel", func(t *testing.T) { testParallel(t, kubectl) })
 	t.Run("helm", func(t *testing.T) { testHelm(t, c, kubectl) })
 }
 

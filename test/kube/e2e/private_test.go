@@ -70,7 +70,6 @@ func testSockets(t *testing.T, tunnel *tunnel, kubectl client) {
 	hub := netip.MustParseAddrPort(hubAddr)
 	outward, inward := 0, 0
 	for _, s := range list {
-		t.Logf("agent: %s", s)
 		switch {
 		case s.Listening:
 			t.Errorf("the agent listens: %s", s)
@@ -83,6 +82,7 @@ func testSockets(t *testing.T, tunnel *tunnel, kubectl client) {
 			inward++
 		}
 	}
+	t.Logf("the agent has %d connections to the hub, %d to targets inside, and no other socket but %d of unix", outward, inward, len(list)-outward-inward)
 	if outward == 0 || inward == 0 {
 		t.Errorf("an agent with an open stream has %d connections to the hub and %d to targets", outward, inward)
 	}

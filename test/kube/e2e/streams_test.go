@@ -122,6 +122,26 @@ func testCopy(t *testing.T, kubectl client, websockets string) {
 	t.Logf("cp of %d MiB: %.0f MB/s up, %.0f MB/s down", copySize>>20, rate(up), rate(down))
 }
 
+// testParallel runs many commands at once, each of which must get its own bytes back.
+func testParallel(t *testing.T, kubectl client) {
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			input := make([]byte, 1<<20)
+			if _, err := rand.NewChaCha8([32]byte{3, byte(i)}).Read(input); err != nil {
+				t.Error(err)
+				return
+			}
+			r := kubectl.run(limit(t, 2*quick), bytes.NewReader(input), "exec", "-i", "clock", "--", "cat")
+			if r.err != nil || r.code != 0 || r.stdout != string(input) {
+				t.Errorf("exec %d: %d bytes of %d came back, equal: %t, exit code %d, %v\n%s",
+					i, len(r.stdout), len(input), r.stdout == string(input), r.code, r.err, r.stderr)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // makeFile writes a file of random bytes and returns its digest.
 func makeFile(t *testing.T, name string, size int64) string {
 	t.Helper()

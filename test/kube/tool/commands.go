@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pause waits to be ended, and reaps the orphans of a pod that shares its process namespace.
+// pause waits to be ended: it holds the namespaces of a pod.
 func pause([]string) error {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, unix.SIGINT, unix.SIGTERM)

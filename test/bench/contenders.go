@@ -112,7 +112,7 @@ const (
 
 // startHub is the hub with its own port forward, and an agent.
 func startHub(ctx context.Context, b *bench, w *world, p path) error {
-	entry, err := freeAddr()
+	entry, err := b.freeAddr()
 	if err != nil {
 		return err
 	}
@@ -129,7 +129,7 @@ func startSeparate(ctx context.Context, b *bench, w *world, p path) error {
 	var addrs [3]string
 	for i := range addrs {
 		var err error
-		if addrs[i], err = freeAddr(); err != nil {
+		if addrs[i], err = b.freeAddr(); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ type hubProcess struct{ addr, ca, token string }
 
 // startHubProcess starts a hub with fresh data and makes a robot token.
 func (b *bench) startHubProcess(ctx context.Context, w *world, args ...string) (*hubProcess, error) {
-	addr, err := freeAddr()
+	addr, err := b.freeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -251,12 +251,22 @@ func (b *bench) startPostern(w *world, role string, args ...string) error {
 	return nil
 }
 
-// freeAddr returns a loopback address whose port was free a moment ago.
-func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// freeAddr returns a loopback address that nothing listens on. Its port is below
+// those that the kernel gives to outgoing connections and to listeners that do
+// not care, so that nobody else gets it meanwhile.
+func (b *bench) freeAddr() (string, error) {
+	const first, last = 20000, 32000
+	if b.nextPort == 0 {
+		b.nextPort = first + os.Getpid()%(last-first)
 	}
-	defer ln.Close()
-	return ln.Addr().String(), nil
+	for range last - first {
+		if b.nextPort++; b.nextPort > last {
+			b.nextPort = first
+		}
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", b.nextPort))
+		if err == nil {
+			return ln.Addr().String(), ln.Close()
+		}
+	}
+	return "", errors.New("no free port")
 }

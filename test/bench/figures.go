@@ -103,7 +103,8 @@ func (b *bench) measure(ctx context.Context, f figure, cons []contender, res *re
 			}
 			if err != nil {
 				res.fail(f.name, c.name, round, err)
-				progress("%-9s %d/%d %-9s FAILED: %v", f.name, round+1, b.opts.rounds, c.name, err)
+				text, _, _ := strings.Cut(err.Error(), "\n")
+				progress("%-9s %d/%d %-9s FAILED: %s", f.name, round+1, b.opts.rounds, c.name, text)
 				continue
 			}
 			var line strings.Builder

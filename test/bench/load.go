@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -163,7 +164,7 @@ const echoSize = 64
 func echoes(ctx context.Context, dial dialer, n, warm int, length time.Duration) ([]float64, error) {
 	var mu sync.Mutex
 	var all []float64
-	var errs []error
+	var failed error
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
@@ -171,12 +172,12 @@ func echoes(ctx context.Context, dial dialer, n, warm int, length time.Duration)
 			mu.Lock()
 			defer mu.Unlock()
 			all = append(all, times...)
-			errs = append(errs, err)
+			failed = cmp.Or(failed, err)
 		})
 	}
 	wg.Wait()
 	slices.Sort(all)
-	return all, errors.Join(append(errs, ctx.Err())...)
+	return all, cmp.Or(ctx.Err(), failed)
 }
 
 func echo(ctx context.Context, dial dialer, warm int, length time.Duration) ([]float64, error) {
@@ -239,7 +240,7 @@ func opens(ctx context.Context, dial dialer, workers int, length time.Duration) 
 		})
 	}
 	wg.Wait()
-	return float64(done.Load()) / length.Seconds(), errors.Join(errs...)
+	return float64(done.Load()) / length.Seconds(), cmp.Or(errs...)
 }
 
 // holdIdle opens n connections, exchanges one byte over each and returns them.
@@ -269,7 +270,7 @@ func holdIdle(ctx context.Context, dial dialer, n int) ([]*net.TCPConn, error) {
 		})
 	}
 	wg.Wait()
-	return conns, errors.Join(append(errs, ctx.Err())...)
+	return conns, cmp.Or(ctx.Err(), cmp.Or(errs...))
 }
 
 func closeAll(conns []*net.TCPConn) {

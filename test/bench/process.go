@@ -99,7 +99,11 @@ func (p *process) tail() string {
 		return ""
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return "\n" + p.name + " logged:\n\t" + strings.Join(lines[max(0, len(lines)-8):], "\n\t")
+	lines = lines[max(0, len(lines)-3):]
+	for i, line := range lines {
+		lines[i] = line[:min(len(line), 500)]
+	}
+	return "\n" + p.name + " logged:\n\t" + strings.Join(lines, "\n\t")
 }
 
 // ticksPerSecond is USER_HZ, which is 100 on every Linux that Go runs on.

@@ -33,6 +33,7 @@ type bench struct {
 	target   *process
 	addr     string // of the target
 	children int
+	nextPort int                 // where freeAddr goes on
 	worlds   map[worldKey]*world // started so far, kept for all rounds
 }
 

@@ -72,6 +72,18 @@ func TestDev(t *testing.T) {
 		}
 	}
 
+	// A forward over standard input and output, to the web page and to nowhere.
+	settings := regexp.MustCompile(`--config (\S+)`).FindStringSubmatch(commands[2][1])[1]
+	port := regexp.MustCompile(`internal:(\d+)/`).FindStringSubmatch(commands[0][1])[1]
+	for target, want := range map[string]string{"tcp:localhost:" + port: "HTTP/1.0 200 OK", "tcp:192.0.2.1:9": "no rule allows tcp:192.0.2.1:9"} {
+		c := exec.CommandContext(t.Context(), postern, "forward", "--config", settings, "demo", target, "--listen", "-")
+		c.Stdin = strings.NewReader("GET / HTTP/1.0\r\nHost: x\r\n\r\n")
+		got, err := c.CombinedOutput()
+		if (err == nil) != strings.HasPrefix(want, "HTTP") || !strings.Contains(string(got), want) {
+			t.Errorf("forward to %s: %v\n%s", target, err, got)
+		}
+	}
+
 	cancel()
 	select {
 	case code := <-done:

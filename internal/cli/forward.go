@@ -16,7 +16,6 @@ import (
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/proxy"
-	"postern.dev/postern/internal/wire"
 )
 
 // stdio is the address that means standard input and output.
@@ -73,7 +72,7 @@ connection over standard input and output, as ssh's ProxyCommand wants it.`,
 		if err != nil {
 			return &command.UsageError{Err: err}
 		}
-		log, err := w.Logger(settings.Log)
+		log, err := forwardLog(w, settings.Log)
 		if err != nil {
 			return err
 		}
@@ -156,8 +155,7 @@ func carryStdio(ctx context.Context, w command.World, at net.Addr) error {
 		}
 	}()
 	if _, err := io.Copy(w.Stdout, conn); err != nil && ctx.Err() == nil {
-		return wire.Fail(wire.LegTarget, wire.CodeReset, "the connection was cut: %v", err).WithCause(err).
-			WithHint("the lines above say why; --log-level debug says more")
+		return fmt.Errorf("the connection was cut, and the lines above say why: %w", err)
 	}
 	return nil
 }

@@ -13,6 +13,12 @@ import (
 // redacted stands in logs in the place of a secret.
 const redacted = "********"
 
+// Keys of attributes that more than one package writes or reads.
+const (
+	KeyLeg  = "leg"  // a wire.Leg: what failed
+	KeyHint = "hint" // what a person can do about it
+)
+
 // LogOptions says how to log.
 type LogOptions struct {
 	Format string // "text", "json", or "auto" or "": text on a terminal, JSON elsewhere

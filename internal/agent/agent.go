@@ -159,6 +159,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	end()
 	bg.Wait()
 	a.wg.Wait()
+	a.log.Info("stopped")
 	return err
 }
 

@@ -196,6 +196,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	_ = server.Close()
 	h.close()
 	bg.Wait()
+	h.log.Info("stopped")
 	select {
 	case lost := <-failed:
 		return lost

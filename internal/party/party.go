@@ -44,6 +44,7 @@ type Party struct {
 	Bus     *bus.Conn
 
 	busErr atomic.Pointer[busState]
+	lost   atomic.Bool // the bus, since it was last connected
 }
 
 type busState struct {
@@ -121,15 +122,22 @@ func wrongHub(err error) bool {
 }
 
 func (p *Party) busChanged(connected bool, err error) {
-	p.cfg.Metrics.BusConnected(connected)
 	if connected {
+		p.lost.Store(false)
+		p.cfg.Metrics.BusConnected(true)
 		p.cfg.Log.Info("bus connected", "hub", p.Uplink.Endpoint().Address())
 		return
 	}
-	if err != nil && !errors.Is(err, context.Canceled) {
-		p.busErr.Store(&busState{err: err, at: time.Now()})
-		p.cfg.Log.Warn("bus lost", "error", err)
+	if err == nil || errors.Is(err, context.Canceled) {
+		return
 	}
+	p.busErr.Store(&busState{err: err, at: time.Now()})
+	if p.lost.Swap(true) {
+		p.cfg.Log.Debug("bus still lost", "error", err)
+		return
+	}
+	p.cfg.Metrics.BusConnected(false)
+	p.cfg.Log.Warn("bus lost; trying to reach it again", "error", err)
 }
 
 // LastError returns the latest failure of the bus connection and when it was.

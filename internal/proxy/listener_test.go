@@ -185,7 +185,7 @@ func TestMaxConns(t *testing.T) {
 		front runnable
 		want  string
 	}{
-		{startHTTP(t, nil, cfg), "HTTP/1.1 503 Service Unavailable\r\n"},
+		{startHTTP(t, nil, cfg), "HTTP/1.1 503 Service Unavailable: postern: proxy: "},
 		{startSOCKS(t, nil, cfg), "\x05\xff"},
 	} {
 		// Each connection is seen by the proxy before the next is opened.

@@ -102,6 +102,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	err = fronts.Run(serving, p.cfg.DrainTimeout)
 	end()
 	bg.Wait()
+	p.log.Info("stopped")
 	select {
 	case lost := <-failed:
 		return lost

@@ -122,6 +122,23 @@ func sfString(s string) string {
 	return b.String()
 }
 
+// maxReason bounds the reason phrase, in bytes.
+const maxReason = 200
+
+// reason returns the reason phrase (RFC 9112 section 4). Clients such as kubectl
+// print it as all that they have to say of a CONNECT that failed, so it tells more
+// than the status does.
+func (a answer) reason(f *wire.Failure) string {
+	text := http.StatusText(a.status) + ": postern: " + details(f)
+	text = strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return '?'
+		}
+		return r
+	}, text)
+	return text[:min(len(text), maxReason)]
+}
+
 // response returns a whole HTTP/1.1 response, after which the connection closes.
 func (a answer) response(f *wire.Failure) []byte {
 	h, body := a.fields(f)
@@ -129,7 +146,7 @@ func (a answer) response(f *wire.Failure) []byte {
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	var b strings.Builder
-	b.WriteString("HTTP/1.1 " + strconv.Itoa(a.status) + " " + http.StatusText(a.status) + "\r\n")
+	b.WriteString("HTTP/1.1 " + strconv.Itoa(a.status) + " " + a.reason(f) + "\r\n")
 	_ = h.Write(&b) // into memory
 	b.WriteString("\r\n" + body)
 	return []byte(b.String())

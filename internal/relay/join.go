@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 		r.drop(conn)
 		return
 	}
-	log := r.cfg.Log.With("party", id, "remote", conn.RemoteAddr())
+	log := r.cfg.Log.With("party", id, "remote", conn.RemoteAddr().String())
 	_ = conn.SetDeadline(time.Now().Add(joinTime))
 	join, err := readJoin(tc)
 	_ = conn.SetDeadline(time.Time{})
@@ -38,7 +39,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 	}
 	if refusal != nil {
 		r.refuse(conn, tc, refusal)
-		log.Info("join refused", "error", refusal)
+		log.Log(ctx, refusalLevel(refusal), "join refused", "error", refusal)
 		return
 	}
 	self := &party{id: id, outer: tc, bare: conn, met: make(chan outcome, 1)}
@@ -47,7 +48,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 	case refusal != nil:
 		r.cfg.Metrics.Paired(refusal)
 		r.refuse(conn, tc, refusal)
-		log.Info("join refused", "error", refusal)
+		log.Log(ctx, refusalLevel(refusal), "join refused", "error", refusal)
 	case second:
 		if failed := answer(self, peer); failed != nil {
 			peer.met <- outcome{refusal: failed}
@@ -68,6 +69,15 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 	default:
 		r.move(pair, peer.bare, conn)
 	}
+}
+
+// refusalLevel is how much a refused JOIN matters to who runs the relay: one that
+// is shutting down refuses all, and a peer that did not come is its own story.
+func refusalLevel(f *wire.Failure) slog.Level {
+	if f.Code == wire.CodeDraining || f.Code == wire.CodeTicketExpired {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 // JoinLocal presents a ticket for the hub's own proxy, which needs no connection

@@ -170,7 +170,7 @@ func (r *Relay) admit(ctx context.Context, conn net.Conn) {
 	src := source(conn.RemoteAddr())
 	if limit := r.gate.enter(src); limit != "" {
 		r.cfg.Metrics.Rejected(limit)
-		r.cfg.Log.Debug("connection refused: too many that have not proved who they are", "remote", conn.RemoteAddr())
+		r.cfg.Log.Debug("connection refused: too many that have not proved who they are", "remote", conn.RemoteAddr().String())
 		_ = conn.Close()
 		return
 	}
@@ -241,7 +241,7 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		r.cfg.Metrics.Handshake(protocol, wire.Fail(wire.LegTLS, handshakeCode(err), "%v", err))
-		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr(), "protocol", protocol, "error", err)
+		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr().String(), "protocol", protocol, "error", err)
 		r.drop(conn)
 		return
 	}
@@ -282,6 +282,6 @@ func (r *Relay) serveBus(conn net.Conn, tc *tls.Conn) {
 		return
 	}
 	if err := r.cfg.Bus(r.life, tc); err != nil {
-		r.cfg.Log.Debug("bus connection ended", "remote", conn.RemoteAddr(), "error", err)
+		r.cfg.Log.Debug("bus connection ended", "remote", conn.RemoteAddr().String(), "error", err)
 	}
 }

@@ -57,7 +57,7 @@ func TestAgentIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	hub, _, proxy := s.watched()
-	noLeak := harness.LeakCheck(t, 24, hub, proxy)
+	noLeak := harness.LeakCheck(t, 12, hub, proxy)
 
 	for round := range 3 {
 		conns := floods(t, forwards[0], 10)
@@ -93,7 +93,7 @@ func TestReplicaIsKilled(t *testing.T) {
 	two := hub.StartAgent(t, harness.PartySpec{Replica: "two", Allow: allow})
 	args, forwards := forwardArgs(t, "edge", []string{flood, echo})
 	proxy := hub.StartProxy(t, harness.PartySpec{Args: args})
-	noLeak := harness.LeakCheck(t, 24, harness.Watched{Process: hub.Process, Metrics: hub.Metrics},
+	noLeak := harness.LeakCheck(t, 8, harness.Watched{Process: hub.Process, Metrics: hub.Metrics},
 		harness.Watched{Process: proxy.Process, Metrics: proxy.Metrics})
 
 	conns := floods(t, forwards[0], 12)
@@ -137,7 +137,7 @@ func TestHubIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, agent, proxy := s.watched()
-	noLeak := harness.LeakCheck(t, 24, agent, proxy)
+	noLeak := harness.LeakCheck(t, 8, agent, proxy)
 
 	for round := range 2 {
 		conns := floods(t, forwards[0], 10)

@@ -139,12 +139,15 @@ func TestRouting(t *testing.T) {
 		}
 		web := harness.StartNginx(t, dir)
 		webs = append(webs, web)
-		hub.StartAgent(t, harness.PartySpec{AgentID: agent, Allow: []string{
+		// The hub's proxy keeps HTTP connections open for reuse, and an agent
+		// waits for its streams when it stops.
+		hub.StartAgent(t, harness.PartySpec{AgentID: agent, Args: []string{"--drain-timeout", "1s"}, Allow: []string{
 			"tcp:" + web, "tcp:localhost:" + port(web),
 		}})
 	}
 	proxy := hub.StartProxy(t, harness.PartySpec{AgentID: "edge"})
-	fetch := func(proxy, url string) string {
+	fetch := func(t *testing.T, proxy, url string) string {
+		t.Helper()
 		return harness.Output(t, 30*time.Second, curl, "-sSf", "--max-time", "20", "-x", proxy, url+"/name")
 	}
 	for name, tt := range map[string]struct{ proxy, url, want string }{
@@ -156,7 +159,7 @@ func TestRouting(t *testing.T) {
 		"hub, ORG/AGENT":      {"http://default%2Fedge:@" + hubHTTP, "http://" + webs[0], "edge"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := fetch(tt.proxy, tt.url); got != tt.want {
+			if got := fetch(t, tt.proxy, tt.url); got != tt.want {
 				t.Errorf("got the file of %q, want %q's", got, tt.want)
 			}
 		})

@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -22,9 +21,12 @@ func TestGibibyteEachWay(t *testing.T) {
 
 	begin := time.Now()
 	atClient := harness.Both(harness.Dial(t, forwards[0]), size, 2)
+	if atClient.Err != nil {
+		t.Fatal(atClient.Err)
+	}
 	there := <-atTarget
-	if err := errors.Join(atClient.Err, there.Err); err != nil {
-		t.Fatal(err)
+	if there.Err != nil {
+		t.Fatal(there.Err)
 	}
 	if atClient.Bytes != size || there.Bytes != size {
 		t.Errorf("%d bytes came back and %d arrived; want %d each", atClient.Bytes, there.Bytes, size)

@@ -59,8 +59,8 @@ func TestProcess(t *testing.T) {
 	if n, err := p.Listeners(); n != 0 || err != nil {
 		t.Errorf("sleep listens on %d sockets, %v", n, err)
 	}
-	if n, err := p.FDs(); n < 3 || err != nil {
-		t.Errorf("sleep has %d descriptors, %v", n, err)
+	if pipes, others, err := p.FDs(); pipes+others < 3 || err != nil {
+		t.Errorf("sleep has %d pipes and %d other descriptors, %v", pipes, others, err)
 	}
 	p.Kill()
 	if code := p.ExitCode(); code != -1 {

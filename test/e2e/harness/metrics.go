@@ -78,9 +78,14 @@ func (m Metrics) get(path string) (status int, body string, err error) {
 
 // Usage is what a process holds.
 type Usage struct {
-	FDs        int
+	Pipes      int // descriptors of kernel pipes
+	FDs        int // all other descriptors
 	Goroutines int
 }
+
+// sparePipes is how many kernel pipes a relay may keep for later, two
+// descriptors each.
+const sparePipes = 64
 
 // Usage reads what the process behind the endpoint holds.
 func (m Metrics) Usage(p *Process) (Usage, error) {
@@ -88,8 +93,8 @@ func (m Metrics) Usage(p *Process) (Usage, error) {
 	if err != nil {
 		return Usage{}, err
 	}
-	fds, err := p.FDs()
-	return Usage{FDs: fds, Goroutines: int(goroutines)}, err
+	pipes, fds, err := p.FDs()
+	return Usage{Pipes: pipes, FDs: fds, Goroutines: int(goroutines)}, err
 }
 
 // Watched is a process with an endpoint.
@@ -125,14 +130,12 @@ func LeakCheck(t testing.TB, slack int, watched ...Watched) func() {
 				if waiting, err := w.Metrics.Value("postern_relay_waiting_tickets"); err == nil && waiting > 0 {
 					return fmt.Errorf("%v tickets wait for their other side", waiting)
 				}
-				if now.FDs > before[i].FDs+slack || now.Goroutines > before[i].Goroutines+4*slack {
-					return fmt.Errorf("%d descriptors and %d goroutines, before %d and %d",
-						now.FDs, now.Goroutines, before[i].FDs, before[i].Goroutines)
+				if now.FDs > before[i].FDs+slack || now.Goroutines > before[i].Goroutines+4*slack || now.Pipes > 2*sparePipes+slack {
+					return fmt.Errorf("now %+v, before %+v", now, before[i])
 				}
 				return nil
 			})
-			t.Logf("%s: %d descriptors and %d goroutines, before %d and %d",
-				w.Name, now.FDs, now.Goroutines, before[i].FDs, before[i].Goroutines)
+			t.Logf("%s: now %+v, before %+v", w.Name, now, before[i])
 		}
 	}
 }

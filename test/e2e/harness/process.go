@@ -24,6 +24,10 @@ type Spec struct {
 	Env  []string // besides BaseEnv
 	Dir  string
 	User *syscall.Credential // nil for the user of the test
+
+	// StopsBadly says that the end of the process at the end of the test need
+	// be neither soon nor clean.
+	StopsBadly bool
 }
 
 // Process is a running program. It is ended when the test ends.
@@ -41,6 +45,10 @@ type Process struct {
 func BaseEnv(home string) []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LANG=C", "TZ=UTC"}
 }
+
+// stopTimeout is how long a process may take to end cleanly: streams may go on
+// for 25 seconds by default.
+const stopTimeout = 35 * time.Second
 
 // Start starts a process and arranges for its end.
 func Start(t testing.TB, spec Spec) *Process {
@@ -62,7 +70,11 @@ func Start(t testing.TB, spec Spec) *Process {
 		close(p.done)
 	}()
 	t.Cleanup(func() {
-		if p.Running() && p.Stop(10*time.Second) != nil {
+		if p.Running() {
+			begin := time.Now()
+			if err := p.Stop(stopTimeout); err != nil && !spec.StopsBadly {
+				t.Errorf("asked to end: %v (after %v)", err, time.Since(begin).Round(time.Millisecond))
+			}
 			p.Kill()
 		}
 		if t.Failed() {
@@ -143,10 +155,24 @@ func (p *Process) WaitLog(t testing.TB, pattern string, timeout time.Duration) [
 	return match
 }
 
-// FDs returns how many descriptors the process has open.
-func (p *Process) FDs() (int, error) {
+// FDs returns how many descriptors the process has open: pipes of the kernel,
+// and all others.
+func (p *Process) FDs() (pipes, others int, err error) {
 	entries, err := os.ReadDir(p.proc("fd"))
-	return len(entries), err
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, entry := range entries {
+		link, err := os.Readlink(filepath.Join(p.proc("fd"), entry.Name()))
+		switch {
+		case err != nil: // closed meanwhile
+		case strings.HasPrefix(link, "pipe:"):
+			pipes++
+		default:
+			others++
+		}
+	}
+	return pipes, others, nil
 }
 
 // RSS returns the resident memory of the process in bytes.

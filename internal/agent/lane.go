@@ -41,6 +41,10 @@ func (a *Agent) join(ticket wire.Ticket) {
 	a.joining--
 	if err != nil {
 		a.mu.Unlock()
+		if f := wire.AsFailure(err, wire.LegUnknown); f.Code == wire.CodeLost && f.Leg == wire.LegTLS {
+			a.log.Debug("the proxy left while a pipe was made", "error", err)
+			return
+		}
 		a.failed(err)
 		a.log.Warn("pipe not joined", "error", err)
 		return

@@ -76,7 +76,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return err
 	}
 	p.pipes.Watch(func() int { idle, _ := dialer.Counts(); return idle }, func() int { _, busy := dialer.Counts(); return busy })
-	p.register(member, dialer)
 
 	fronts, err := Listen(ctx, p.cfg.Listeners, p.verifier(member), FrontConfig{
 		Opener: dialer, Log: p.log,
@@ -85,6 +84,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.register(member, dialer)
 	if p.opt.Listening != nil {
 		p.opt.Listening(fronts.Addrs())
 	}

@@ -32,6 +32,24 @@ func exchangeByte(c net.Conn) error {
 	return c.SetDeadline(time.Time{})
 }
 
+// exchangeOnce sends one byte to the target, gets it back, and waits for the end.
+// The target ends first, so that the ports that stay reserved after a connection
+// (TIME-WAIT) are the listeners' and not those that the next open needs.
+func exchangeOnce(c net.Conn) error {
+	_ = c.SetDeadline(time.Now().Add(patience))
+	b := []byte{askOnce, 0}
+	if _, err := c.Write(b[:1]); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(c, b[:1]); err != nil {
+		return err
+	}
+	if _, err := c.Read(b); err != io.EOF {
+		return fmt.Errorf("where the end was due: %w", cmp.Or(err, errors.New("another byte")))
+	}
+	return nil
+}
+
 // ask dials and says what it wants.
 func ask(ctx context.Context, dial dialer, what byte) (*net.TCPConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -226,7 +244,7 @@ func opens(ctx context.Context, dial dialer, workers int, length time.Duration) 
 			for time.Now().Before(end) {
 				c, err := dial(ctx)
 				if err == nil {
-					err = exchangeByte(c)
+					err = exchangeOnce(c)
 					_ = c.Close()
 				}
 				if err != nil {

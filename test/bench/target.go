@@ -14,6 +14,7 @@ const (
 	askUpload   = 'U' // receive until the client half-closes, then report
 	askEcho     = 'E' // send back what comes
 	askOpen     = 'O' // send back this byte, then wait for the end
+	askOnce     = 'C' // send back this byte and close
 )
 
 // reportSize is the length of the answer to askUpload: bytes and nanoseconds
@@ -51,6 +52,8 @@ func runTarget(roleFlags) ([]string, error) {
 			receiveUpload(c)
 		case askEcho:
 			_, _ = io.Copy(c, struct{ io.Reader }{c}) // a loop of Read and Write: splice costs more for 64 bytes
+		case askOnce:
+			_, _ = c.Write(ask)
 		case askOpen:
 			_, _ = c.Write(ask)
 			_, _ = io.Copy(io.Discard, c)

@@ -36,7 +36,7 @@ type carrier struct {
 	readReady  func(fd uintptr) bool
 	readN      int
 	readErr    error
-	writeReady func(fd uintptr) bool
+	writeReady func(fd uintptr)
 
 	gather bool // false during the handshake, which flushes by itself
 	out    *Buffer
@@ -163,7 +163,8 @@ func (c *carrier) flush() error {
 // tryFlush writes what the network takes at once; raw is not nil.
 func (c *carrier) tryFlush() error {
 	if len(c.sealed) > 0 {
-		if err := c.raw.Write(c.writeReady); err != nil {
+		// Control and not Write: a deadline that has passed is for those who wait.
+		if err := c.raw.Control(c.writeReady); err != nil {
 			return err
 		}
 	}
@@ -173,10 +174,9 @@ func (c *carrier) tryFlush() error {
 	return nil
 }
 
-func (c *carrier) tryWrite(fd uintptr) bool {
+func (c *carrier) tryWrite(fd uintptr) {
 	n, _ := writeFD(fd, c.sealed)
 	c.sealed = c.sealed[n:]
-	return true
 }
 
 // drop returns the memory of the writing half.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -73,6 +75,8 @@ func tlsCode(err error) wire.Code {
 		return f.Code
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return wire.CodeTimeout
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return wire.CodeLost
 	default:
 		return wire.CodeWrongPeer
 	}
@@ -193,14 +197,22 @@ func (p *Pipe) signal(t wire.FrameType, flags uint8, number uint64, wanted func(
 	if !p.wmu.TryLock() {
 		return
 	}
-	if len(p.c.sealed) > 0 || p.dead.Load() != nil || !wanted() {
+	if p.dead.Load() != nil {
 		p.wmu.Unlock()
 		return
 	}
-	var frame [wire.HeaderLen]byte
-	wire.Header{Type: t, Flags: flags, Offset: number}.Put(frame[:])
-	p.frames++
-	_, _ = p.tls.Write(frame[:]) // into memory; a reader, or the next Send, finds out
+	// What a write that timed out, or an earlier signal, has left is a sign of
+	// life by itself, and nobody else may ever come to finish it.
+	if len(p.c.sealed) == 0 && wanted() {
+		var frame [wire.HeaderLen]byte
+		wire.Header{Type: t, Flags: flags, Offset: number}.Put(frame[:])
+		p.frames++
+		_, _ = p.tls.Write(frame[:]) // into memory; a reader, or the next Send, finds out
+	}
+	if len(p.c.sealed) == 0 {
+		p.wmu.Unlock()
+		return
+	}
 	if p.c.raw != nil {
 		_ = p.c.tryFlush()
 		p.wmu.Unlock()
@@ -232,6 +244,9 @@ func (p *Pipe) Ping(ctx context.Context) (time.Duration, error) {
 		case err != nil:
 			return 0, err
 		case h.Type == wire.FramePong && h.Offset == number:
+			if !stop() { // the deadline may yet fall on whoever uses the pipe next
+				return 0, p.fail(wire.Fail(wire.LegAgent, wire.CodeTimeout, "the echo over the pipe to %s came too late", p.peer))
+			}
 			return time.Since(start), nil
 		}
 	}
@@ -265,6 +280,9 @@ func (p *Pipe) readFailed(err error) error {
 	var wb errWouldBlock
 	if isDeadline(err) || errors.As(err, &wb) {
 		return err
+	}
+	if err == io.EOF { // it must not pass for the end of a stream, not even with errors.Is
+		err = io.ErrUnexpectedEOF
 	}
 	return p.fail(wire.Fail(wire.LegRelay, wire.CodeLost, "pipe to %s broke: %v", p.peer, err).WithCause(err))
 }

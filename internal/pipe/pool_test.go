@@ -32,7 +32,12 @@ func (m *meetingPlace) join(ctx context.Context, n int, deliver func(*pipe.Pipe,
 				deliver(nil, f)
 				return
 			}
-			client, server := m.Pair(m.t, nil)
+			client, server, err := m.Connect(nil)
+			if err != nil {
+				m.t.Error(err)
+				deliver(nil, err)
+				return
+			}
 			m.joined.Add(1)
 			m.mu.Lock()
 			m.ends = append(m.ends, server)

@@ -5,6 +5,8 @@ package pipetest
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -71,42 +73,76 @@ func (w *World) ServerConfig() *tls.Config {
 
 func anyone(identity.ID) error { return nil }
 
-// Pair makes a pipe and returns both its ends. Dial, if not nil, connects to the
-// address that the other end listens on, for instance through a testnet.Link.
+// patience bounds what a test waits for in vain.
+const patience = 20 * time.Second
+
+// Pair makes a pipe and returns both its ends, which are closed after the test.
+// Dial, if not nil, connects to the address that the other end listens on, for
+// instance through a testnet.Link. It is for the test's own goroutine.
 func (w *World) Pair(t testing.TB, dial func(addr string) (net.Conn, error)) (client, server *pipe.Pipe) {
 	t.Helper()
-	a, b := TCPPair(t, dial)
-	var wg sync.WaitGroup
-	var serverErr error
-	wg.Go(func() { server, serverErr = pipe.Server(context.Background(), b, w.ServerConfig(), w.Buffers) })
-	client, err := pipe.Client(context.Background(), a, w.ClientConfig(), w.Buffers)
-	wg.Wait()
-	if err != nil || serverErr != nil {
-		t.Fatalf("making a pipe: client %v, server %v", err, serverErr)
+	client, server, err := w.Connect(dial)
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
 	t.Cleanup(server.Close)
 	return client, server
 }
 
-// TCPPair returns two ends of a TCP connection over loopback.
+// Connect is Pair for any goroutine; the caller closes both ends.
+func (w *World) Connect(dial func(addr string) (net.Conn, error)) (client, server *pipe.Pipe, err error) {
+	a, b, err := connect(dial)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var wg sync.WaitGroup
+	var serverErr error
+	wg.Go(func() { server, serverErr = pipe.Server(ctx, b, w.ServerConfig(), w.Buffers) })
+	client, err = pipe.Client(ctx, a, w.ClientConfig(), w.Buffers)
+	wg.Wait()
+	if err := errors.Join(err, serverErr); err != nil {
+		_, _ = a.Close(), b.Close()
+		return nil, nil, fmt.Errorf("making a pipe: %w", err)
+	}
+	return client, server, nil
+}
+
+// TCPPair returns two ends of a TCP connection over loopback; the caller closes
+// them.
 func TCPPair(t testing.TB, dial func(addr string) (net.Conn, error)) (dialled, accepted net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	a, b, err := connect(dial)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return a, b
+}
+
+func connect(dial func(addr string) (net.Conn, error)) (dialled, accepted net.Conn, err error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, fmt.Errorf("listening for a pipe: %w", err)
+	}
 	defer func() { _ = l.Close() }()
-	if dial == nil {
+	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	direct := dial == nil
+	if direct {
 		dial = func(addr string) (net.Conn, error) { return net.Dial("tcp", addr) }
 	}
-	var wg sync.WaitGroup
-	var acceptErr error
-	wg.Go(func() { accepted, acceptErr = l.Accept() })
-	dialled, err = dial(l.Addr().String())
-	wg.Wait()
-	if err != nil || acceptErr != nil {
-		t.Fatalf("connecting: %v, %v", err, acceptErr)
+	if dialled, err = dial(l.Addr().String()); err != nil {
+		return nil, nil, fmt.Errorf("connecting for a pipe: %w", err)
 	}
-	return dialled, accepted
+	for {
+		if accepted, err = l.Accept(); err != nil {
+			_ = dialled.Close()
+			return nil, nil, fmt.Errorf("accepting for a pipe: %w", err)
+		}
+		if !direct || accepted.RemoteAddr().String() == dialled.LocalAddr().String() {
+			return dialled, accepted, nil
+		}
+		_ = accepted.Close() // a stray: who had this port before us was meant
+	}
 }

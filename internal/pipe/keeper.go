@@ -32,16 +32,22 @@ type watch struct {
 type Keeper struct {
 	mu    sync.Mutex
 	pipes map[*Pipe]struct{}
+	ended bool
 }
 
 // NewKeeper returns a keeper that watches nothing yet.
 func NewKeeper() *Keeper { return &Keeper{pipes: make(map[*Pipe]struct{})} }
 
 // Watch begins to look after a pipe; it ends when the pipe is dead. A pipe is
-// watched by one keeper at most, from before its first stream.
+// watched by one keeper at most, from before its first stream. After the end of Run
+// it closes the pipe: what nobody watches must not be used.
 func (k *Keeper) Watch(p *Pipe) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.ended {
+		p.Close()
+		return
+	}
 	k.pipes[p] = struct{}{}
 }
 
@@ -59,6 +65,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
+			k.mu.Lock()
+			k.ended = true
+			k.mu.Unlock()
 			for _, p := range k.snapshot() {
 				p.Close()
 			}

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -26,6 +27,15 @@ type PoolConfig struct {
 // handshakes.
 const maxBurst = 64
 
+// While joins fail, the pool tries to stay warm less and less often, and who asks
+// for a pipe right after a failure gets that failure: an agent that is gone must not
+// cost its relay a handshake for every request of every client.
+const (
+	firstPause = BeatInterval
+	lastPause  = 15 * time.Second
+	holdOff    = 200 * time.Millisecond
+)
+
 // Pool keeps pipes to one replica of an agent. Idle ones are lent last in, first
 // out, so that those not needed grow old and go. When none is idle the pool joins
 // as many as are asked for and a few more, so that a burst pays for its first
@@ -41,7 +51,11 @@ type Pool struct {
 	joining int
 	busy    int
 	closed  bool
-	failure error // of the last join; cleared by success
+
+	failure  error // of the last join; cleared by success
+	failed   time.Time
+	failures int       // rounds of joins in a row that brought nothing
+	retry    time.Time // when to try again to be warm
 }
 
 type idlePipe struct {
@@ -80,7 +94,9 @@ func (p *Pool) Run(ctx context.Context) error {
 	defer p.close()
 	for {
 		p.mu.Lock()
-		p.grow(p.cfg.MinIdle - len(p.idle) - p.joining)
+		if !time.Now().Before(p.retry) {
+			p.grow(p.cfg.MinIdle - len(p.idle) - p.joining)
+		}
 		p.mu.Unlock()
 		select {
 		case <-ctx.Done():
@@ -111,15 +127,16 @@ func (p *Pool) Get(ctx context.Context) (*Pipe, error) {
 	case p.closed:
 		p.mu.Unlock()
 		return nil, wire.Fail(wire.LegAgent, wire.CodeNoAgent, "the replica is gone")
-	case p.busy+p.joining >= p.cfg.MaxPipes && len(p.waiting) >= p.joining:
+	case p.failure != nil && p.busy+p.joining == 0 && time.Since(p.failed) < holdOff:
+		defer p.mu.Unlock()
+		return nil, p.failure
+	case p.busy+len(p.waiting) >= p.cfg.MaxPipes:
 		p.mu.Unlock()
 		return nil, wire.Fail(wire.LegProxy, wire.CodeOverloaded, "%d pipes to this replica are in use", p.cfg.MaxPipes)
 	}
 	ch := make(chan delivery, 1)
 	p.waiting = append(p.waiting, ch)
-	if short := len(p.waiting) - p.joining; short > 0 {
-		p.grow(short + min(p.busy/4, 8))
-	}
+	p.serve(min(p.busy/4, 8))
 	p.mu.Unlock()
 	select {
 	case d := <-ch:
@@ -171,6 +188,14 @@ func (p *Pool) offer(pipe *Pipe) {
 	p.idle = append(p.idle, idlePipe{pipe: pipe, since: time.Now(), arrivals: pipe.c.arrivals.Load()})
 }
 
+// serve starts the joins that are short for those who wait, and some more if there
+// are any; the caller holds mu.
+func (p *Pool) serve(more int) {
+	if short := len(p.waiting) - p.joining; short > 0 {
+		p.grow(short + more)
+	}
+}
+
 // grow starts up to n joins; the caller holds mu.
 func (p *Pool) grow(n int) {
 	n = min(n, maxBurst-p.joining, p.cfg.MaxPipes-p.busy-len(p.idle)-p.joining)
@@ -189,16 +214,33 @@ func (p *Pool) deliver(pipe *Pipe, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.joining--
-	p.failure = err
+	p.note(err)
 	if pipe != nil {
 		p.offer(pipe)
 	} else if len(p.waiting) > p.joining {
 		p.waiting[0] <- delivery{err: err}
 		p.waiting = p.waiting[1:]
 	}
-	if len(p.waiting) > p.joining { // more wait than one burst could serve
-		p.grow(len(p.waiting) - p.joining)
+	p.serve(0) // more may wait than one burst could bring
+}
+
+// note remembers how a join went; the caller holds mu.
+func (p *Pool) note(err error) {
+	p.failure = err
+	if err == nil {
+		p.failures, p.retry = 0, time.Time{}
+		return
 	}
+	p.failed = time.Now()
+	if p.failed.Before(p.retry) {
+		return // another one of the same round
+	}
+	pause := lastPause
+	if p.failures < 4 {
+		pause = min(firstPause<<p.failures, lastPause)
+	}
+	p.failures++
+	p.retry = p.failed.Add(pause/2 + rand.N(pause/2)) // not all proxies of a hub that comes back in step
 }
 
 // inspect looks at each idle pipe once, oldest first: it reads its signs of life,

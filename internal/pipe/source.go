@@ -33,8 +33,10 @@ func NewSource(conn net.Conn, bufs *Buffers) *Source {
 }
 
 // Read waits for bytes and returns a buffer with n of them behind
-// wire.HeaderLen bytes of room; the caller gives the buffer back. n is 0 and the
-// buffer nil when there is an error, io.EOF at the end.
+// wire.HeaderLen bytes of room; the caller gives the buffer back. It takes all that
+// has arrived, up to wire.MaxPayloadLen bytes, and if the end has arrived too, it
+// returns io.EOF with them. Behind the bytes there is room for another header. The
+// buffer is nil when there are none.
 func (s *Source) Read() (buf *Buffer, n int, err error) {
 	if s.raw == nil {
 		buf = s.bufs.Get()
@@ -55,15 +57,43 @@ func (s *Source) Read() (buf *Buffer, n int, err error) {
 	return buf, s.n, err
 }
 
-// tryRead is called by the runtime whenever the socket may be readable.
+// tryRead is called by the runtime whenever the socket may be readable. Memory is
+// borrowed only for the moment of the call.
 func (s *Source) tryRead(fd uintptr) bool {
 	buf := s.bufs.Get()
-	n, again, err := readFD(fd, buf[wire.HeaderLen:wire.MaxFrameLen])
-	if n > 0 {
-		s.buf, s.n = buf, n
-		return true
+	for s.n < wire.MaxPayloadLen {
+		n, again, err := readFD(fd, buf[wire.HeaderLen+s.n:wire.MaxFrameLen])
+		s.n += n
+		if again || err != nil {
+			s.err = err
+			break
+		}
 	}
-	s.bufs.Put(buf)
-	s.err = err
-	return !again
+	if s.n == 0 {
+		s.bufs.Put(buf)
+		return s.err != nil
+	}
+	s.buf = buf
+	return true
+}
+
+// ReadNow reads what has arrived on a fresh connection, up to len(b) bytes, without
+// waiting. It returns 0 when there is nothing, or no telling.
+func ReadNow(conn net.Conn, b []byte) int {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || !canReadFD {
+		return 0
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	if err := raw.Read(func(fd uintptr) bool {
+		n, _, _ = readFD(fd, b) // an error, or the end, comes again
+		return true
+	}); err != nil {
+		return 0
+	}
+	return n
 }

@@ -26,15 +26,22 @@ type Stats struct {
 // nil when both directions ended properly.
 func (s *Stream) Carry(local net.Conn, early []byte, leg wire.Leg) (Stats, error) {
 	c := &carry{s: s, local: local, leg: leg}
+	s.carrying.Store(c)
+	if f := s.reason.Load(); f != nil { // Reset came first
+		c.abort(f, true)
+		return c.stats, c.failure
+	}
 	var up sync.WaitGroup
 	up.Go(func() { c.outward(early) })
 	c.inward()
 	up.Wait()
+	c.once.Do(func() { // unless something failed, or Reset comes just now
+		_ = local.Close()
+		s.finish(true)
+	})
 	if c.failure != nil {
 		return c.stats, c.failure
 	}
-	_ = local.Close()
-	s.finish(true)
 	return c.stats, nil
 }
 
@@ -46,7 +53,7 @@ type carry struct {
 	leg   wire.Leg
 	stats Stats // In by inward, Out by outward
 
-	once    sync.Once
+	once    sync.Once // the end, by abort or in order
 	failure *wire.Failure
 }
 
@@ -54,6 +61,9 @@ type carry struct {
 // the peer does not know it yet.
 func (c *carry) abort(f *wire.Failure, tell bool) {
 	c.once.Do(func() {
+		if reason := c.s.reason.Load(); reason != nil {
+			f = reason // what else went wrong came from it
+		}
 		c.failure = f
 		if tcp, ok := c.local.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0) // the client or target sees a reset, not an end
@@ -62,7 +72,7 @@ func (c *carry) abort(f *wire.Failure, tell bool) {
 		if !tell {
 			c.s.p.Close()
 		}
-		c.s.Reset(f)
+		c.s.reset(f)
 	})
 }
 

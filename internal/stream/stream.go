@@ -62,6 +62,8 @@ type Stream struct {
 	peerGone atomic.Bool // the peer reads no more: EOF with FlagClosed
 	closed   atomic.Bool
 	finished atomic.Bool
+	reason   atomic.Pointer[wire.Failure] // of the first RESET, ours or the peer's
+	carrying atomic.Pointer[carry]        // set by Carry
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -194,7 +196,8 @@ func (s *Stream) frame(h wire.Header) error {
 		if err != nil {
 			return err
 		}
-		s.p.Close() // the peer waits for this
+		s.reason.CompareAndSwap(nil, f) // before a writer sees that the pipe is closed
+		s.p.Close()                     // the peer waits for this
 		return f
 	case wire.FrameAck:
 		return nil // resumption's; a sender that keeps no copy needs none
@@ -326,8 +329,18 @@ func (s *Stream) Close() error {
 }
 
 // Reset ends the stream at once and tells the peer why: its Read and Write give
-// f, and a connection that Carry joined to it is reset in turn.
+// f, and a connection that Carry joined to it is reset in turn. That goes for both
+// ends: a Carry under way here resets its local connection and returns f.
 func (s *Stream) Reset(f *wire.Failure) {
+	s.reason.CompareAndSwap(nil, f)
+	if c := s.carrying.Load(); c != nil {
+		c.abort(f, true)
+		return
+	}
+	s.reset(f)
+}
+
+func (s *Stream) reset(f *wire.Failure) {
 	if !s.shut() {
 		return
 	}

@@ -5,7 +5,10 @@
 // dials.
 //
 // A target is checked twice: by name before it is resolved (Check), and then
-// each address before it is dialled (CheckAddr).
+// each address before it is dialled (CheckAddr). Rules allow or deny, for
+// everybody or for some askers (Entry); what one deny rule forbids no other rule
+// allows. They come from settings and from a file (ParseFile), whose changes a
+// Watcher finds.
 package policy
 
 import (
@@ -49,16 +52,34 @@ func KubernetesFromEnv(getenv func(string) string) (*KubernetesAPI, error) {
 // Policy is a set of rules. It is immutable and safe for concurrent use; its
 // owner swaps it as a whole. A nil Policy allows nothing.
 type Policy struct {
-	rules    []Rule
+	allow    []Entry
+	deny     []Entry
 	kube     *KubernetesAPI
 	kubeIP   netip.Addr // valid when kube.Host is an address
 	classify *classifier
 }
 
-// New returns the policy that allows what any one of rules allows. kube says
-// where the agent's own API server is; nil if it has none.
+// New returns the policy that allows what any one of rules allows, to everybody.
+// kube says where the agent's own API server is; nil if it has none.
 func New(rules []Rule, kube *KubernetesAPI) *Policy {
-	p := &Policy{rules: slices.Clone(rules), classify: newClassifier()}
+	entries := make([]Entry, len(rules))
+	for i, r := range rules {
+		entries[i] = Entry{Rule: r}
+	}
+	return NewOf(entries, kube)
+}
+
+// NewOf returns the policy of entries, whose order means nothing but which of
+// several rules a Decision tells of.
+func NewOf(entries []Entry, kube *KubernetesAPI) *Policy {
+	p := &Policy{classify: newClassifier()}
+	for _, e := range entries {
+		if e.Deny {
+			p.deny = append(p.deny, e)
+		} else {
+			p.allow = append(p.allow, e)
+		}
+	}
 	if kube != nil {
 		k := *kube
 		p.kube = &k
@@ -69,12 +90,38 @@ func New(rules []Rule, kube *KubernetesAPI) *Policy {
 	return p
 }
 
-// Rules returns the rules, for people to read.
+// Rules returns the rules that allow something, to whomever, for people to read.
 func (p *Policy) Rules() []Rule {
 	if p == nil {
 		return nil
 	}
-	return slices.Clone(p.rules)
+	rules := make([]Rule, len(p.allow))
+	for i, e := range p.allow {
+		rules[i] = e.Rule
+	}
+	return rules
+}
+
+// Entries returns what the policy is made of: what it allows, then what it denies.
+func (p *Policy) Entries() []Entry {
+	if p == nil {
+		return nil
+	}
+	return slices.Concat(p.allow, p.deny)
+}
+
+// For returns the policy as it stands for one asker: the entries that hold for
+// others are left out.
+func (p *Policy) For(who Asker) *Policy {
+	limited := func(e Entry) bool { return len(e.From) > 0 }
+	if p == nil || !slices.ContainsFunc(p.allow, limited) && !slices.ContainsFunc(p.deny, limited) {
+		return p
+	}
+	others := func(e Entry) bool { return !e.holdsFor(who) }
+	q := *p
+	q.allow = slices.DeleteFunc(slices.Clone(p.allow), others)
+	q.deny = slices.DeleteFunc(slices.Clone(p.deny), others)
+	return &q
 }
 
 // Kubernetes returns where the agent's own API server is, or nil.
@@ -89,7 +136,9 @@ func (p *Policy) Kubernetes() *KubernetesAPI {
 // Decision is the answer of a policy.
 type Decision struct {
 	Allowed bool
-	Rule    string // the rule that allowed it
+	Denied  bool   // a deny rule forbids it
+	Rule    string // the rule that allowed it, or the one that forbids it
+	Origin  string // where that rule stands: Entry.Origin
 	Reason  string // why it is refused: a phrase for people, without a full stop
 	Missing string // the narrowest rule that would allow it; empty when none would help
 
@@ -110,29 +159,35 @@ func (p *Policy) Check(t wire.Target) Decision {
 		p = New(nil, nil)
 	}
 	switch t.Kind {
-	case wire.KindKubernetes:
-		return p.checkKubernetes()
-	case wire.KindTCP:
+	case wire.KindKubernetes, wire.KindTCP:
 	default:
 		return Decision{Reason: "the target is of an unknown kind"}
+	}
+	if d, denied := p.denied(t, netip.AddrPort{}); denied {
+		return d
+	}
+	if t.Kind == wire.KindKubernetes {
+		return p.checkKubernetes()
 	}
 	if a, err := netip.ParseAddr(t.Host); err == nil {
 		return p.CheckAddr(t, netip.AddrPortFrom(a, t.Port))
 	}
-	byAddress := ""
-	for _, r := range p.rules {
-		switch {
+	var byAddress *Entry
+	for i, e := range p.allow {
+		switch r := e.Rule; {
 		case r.kind == ruleKubernetes && p.isKubernetesName(t):
-			return Decision{Allowed: true, Rule: r.String(), Kubernetes: true}
+			return e.allows(true)
 		case !r.covers(t.Port):
 		case r.matchesName(t.Host):
-			return Decision{Allowed: true, Rule: r.String()}
-		case r.kind == ruleAddress && byAddress == "":
-			byAddress = r.String()
+			return e.allows(false)
+		case r.kind == ruleAddress && byAddress == nil:
+			byAddress = &p.allow[i]
 		}
 	}
-	if byAddress != "" {
-		return Decision{Allowed: true, Rule: byAddress, NeedsAddress: true}
+	if byAddress != nil {
+		d := byAddress.allows(false)
+		d.NeedsAddress = true
+		return d
 	}
 	return Decision{Reason: fmt.Sprintf("no rule allows %s", t), Missing: p.missing(t)}
 }
@@ -158,19 +213,23 @@ func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
 		return Decision{Reason: fmt.Sprintf("%s is not the address that was asked for", addr)}
 	}
 
+	if d, denied := p.denied(t, a); denied {
+		return d
+	}
+
 	var nearMiss string
-	for _, r := range p.rules {
-		switch {
+	for _, e := range p.allow {
+		switch r := e.Rule; {
 		case r.kind == ruleKubernetes:
 			if p.isKubernetesAddr(t, a, sp) {
-				return Decision{Allowed: true, Rule: r.String(), Kubernetes: true}
+				return e.allows(true)
 			}
 		case !r.covers(a.Port()):
 		case r.names(addr, sp):
-			return Decision{Allowed: true, Rule: r.String()}
+			return e.allows(false)
 		case t.Kind == wire.KindTCP && t.Port == a.Port() && r.matchesName(t.Host):
 			if sp == nil || r.kind == ruleName && r.host == "localhost" && addr.IsLoopback() {
-				return Decision{Allowed: true, Rule: r.String()}
+				return e.allows(false)
 			}
 			nearMiss = r.String()
 		}
@@ -196,13 +255,14 @@ func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
 }
 
 func (p *Policy) checkKubernetes() Decision {
-	if !slices.ContainsFunc(p.rules, func(r Rule) bool { return r.kind == ruleKubernetes }) {
+	i := slices.IndexFunc(p.allow, func(e Entry) bool { return e.Rule.kind == ruleKubernetes })
+	if i < 0 {
 		return Decision{Reason: "no rule allows kubernetes", Missing: "kubernetes"}
 	}
 	if p.kube == nil {
 		return Decision{Reason: "the agent does not run in a Kubernetes pod, so it has no API server of its own"}
 	}
-	return Decision{Allowed: true, Rule: "kubernetes", Kubernetes: true}
+	return p.allow[i].allows(true)
 }
 
 // isKubernetesName reports whether t is one of the names that every cluster

@@ -55,6 +55,11 @@ type Dialer struct {
 // Dial opens a connection to t: a *net.TCPConn, unless Connect says otherwise.
 // Errors are *wire.Failure with LegPolicy, LegDNS or LegTCP.
 func (d *Dialer) Dial(ctx context.Context, t wire.Target) (net.Conn, error) {
+	return d.DialUnder(ctx, d.Policy(), t)
+}
+
+// DialUnder is Dial under a given policy, as when it is not the same for everybody.
+func (d *Dialer) DialUnder(ctx context.Context, p *policy.Policy, t wire.Target) (net.Conn, error) {
 	timeout := d.Timeout
 	if timeout <= 0 {
 		timeout = DefaultTimeout
@@ -65,10 +70,9 @@ func (d *Dialer) Dial(ctx context.Context, t wire.Target) (net.Conn, error) {
 		timeout = time.Until(deadline).Round(time.Millisecond)
 	}
 
-	p := d.Policy()
 	decision := p.Check(t)
 	if !decision.Allowed {
-		return nil, denied(decision)
+		return nil, Denied(decision)
 	}
 	host, port := t.Host, t.Port
 	if api := p.Kubernetes(); decision.Kubernetes && api != nil {
@@ -88,12 +92,13 @@ func (d *Dialer) Dial(ctx context.Context, t wire.Target) (net.Conn, error) {
 		}
 	}
 	if len(allowed) == 0 {
-		return nil, denied(decision)
+		return nil, Denied(decision)
 	}
 	return d.race(ctx, attempt{name: host, port: port, timeout: timeout}, interleave(allowed))
 }
 
-func denied(decision policy.Decision) error {
+// Denied returns the failure for a decision that does not allow a target.
+func Denied(decision policy.Decision) *wire.Failure {
 	f := wire.Fail(wire.LegPolicy, wire.CodeDenied, "%s", decision.Reason)
 	if decision.Missing != "" {
 		return f.WithHint("start the agent with --allow %s", decision.Missing)

@@ -77,6 +77,38 @@ func (c *Client) DeleteRobotToken(ctx context.Context, org, robot, token string)
 	return c.remove(ctx, tokensPath(org, robot)+"/"+url.PathEscape(token), nil)
 }
 
+// Registrations returns the agents of an organization that enrol with key pairs,
+// by ID.
+func (c *Client) Registrations(ctx context.Context, org string) ([]Registration, error) {
+	return get[[]Registration](ctx, c, registrationsPath(org), nil)
+}
+
+// Registration returns one registered agent with its keys.
+func (c *Client) Registration(ctx context.Context, org, agent string) (Registration, error) {
+	return get[Registration](ctx, c, registrationPath(org, agent), nil)
+}
+
+// RegisterAgent registers an agent with its first public keys.
+func (c *Client) RegisterAgent(ctx context.Context, org string, r RegisterAgent) (Registration, error) {
+	return post[Registration](ctx, c, registrationsPath(org), r)
+}
+
+// UnregisterAgent removes an agent's registration with its keys.
+func (c *Client) UnregisterAgent(ctx context.Context, org, agent string) error {
+	return c.remove(ctx, registrationPath(org, agent), nil)
+}
+
+// AddAgentKey gives a registered agent a further public key, in PEM.
+func (c *Client) AddAgentKey(ctx context.Context, org, agent, publicKey string) (AgentKey, error) {
+	return post[AgentKey](ctx, c, registrationPath(org, agent)+"/keys", AddAgentKey{PublicKey: publicKey})
+}
+
+// RemoveAgentKey removes the key with the given ID from a registered agent; the
+// first eight digits suffice where they name one.
+func (c *Client) RemoveAgentKey(ctx context.Context, org, agent, key string) error {
+	return c.remove(ctx, registrationPath(org, agent)+"/keys/"+url.PathEscape(key), nil)
+}
+
 // Agents returns an organization's agents, by ID.
 func (c *Client) Agents(ctx context.Context, org string) ([]Agent, error) {
 	return get[[]Agent](ctx, c, PathAgents, url.Values{"organization": {org}})
@@ -107,6 +139,11 @@ func organizationPath(org string) string { return PathOrganizations + "/" + url.
 func robotsPath(org string) string       { return organizationPath(org) + "/robots" }
 func tokensPath(org, robot string) string {
 	return robotsPath(org) + "/" + url.PathEscape(robot) + "/tokens"
+}
+
+func registrationsPath(org string) string { return organizationPath(org) + "/agents" }
+func registrationPath(org, agent string) string {
+	return registrationsPath(org) + "/" + url.PathEscape(agent)
 }
 
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {

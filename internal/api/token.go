@@ -2,6 +2,9 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -20,8 +23,9 @@ const (
 // last two are of RFC 6749 §4.1.2.1 and RFC 8628 §3.5).
 const (
 	ErrorInvalidRequest   = "invalid_request"
-	ErrorInvalidGrant     = "invalid_grant"  // the subject token is not good
-	ErrorInvalidTarget    = "invalid_target" // the audience is not the token's organization
+	ErrorInvalidGrant     = "invalid_grant"       // the subject token is not good
+	ErrorInvalidTarget    = "invalid_target"      // the audience is not the token's organization
+	ErrorUnauthorized     = "unauthorized_client" // the subject may not have what it asks for
 	ErrorUnsupportedGrant = "unsupported_grant_type"
 	ErrorUnavailable      = "temporarily_unavailable"
 	ErrorSlowDown         = "slow_down"
@@ -39,11 +43,27 @@ type TokenRequest struct {
 	CSR              string // PKCS #10 in PEM, for the key that gets the certificate
 	BusKey           string // the public key that gets the bus credentials
 	Version          string // of the program that asks
+	Previous         string // serial number of the certificate that this renews; empty for the first
+}
+
+// Digest returns what an agent's assertion for this request has to hold; see
+// RequestDigest.
+func (r *TokenRequest) Digest() string { return RequestDigest(r.form()) }
+
+// RequestDigest returns the SHA-256 of a token request in base64url: of its
+// parameters but the subject token, sorted by name and in form encoding. With it
+// in an assertion, whoever gets hold of the assertion cannot use it for keys of
+// his own.
+func RequestDigest(form url.Values) string {
+	rest := maps.Clone(form)
+	delete(rest, "subject_token")
+	sum := sha256.Sum256([]byte(rest.Encode()))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // form returns the request's parameters.
 func (r *TokenRequest) form() url.Values {
-	return url.Values{
+	form := url.Values{
 		"grant_type":           {GrantTypeExchange},
 		"requested_token_type": {TokenTypeCredentials},
 		"subject_token":        {r.SubjectToken},
@@ -56,6 +76,10 @@ func (r *TokenRequest) form() url.Values {
 		"bus_key":              {r.BusKey},
 		"version":              {r.Version},
 	}
+	if r.Previous != "" {
+		form.Set("previous", r.Previous)
+	}
+	return form
 }
 
 // TokenResponse is the answer to a TokenRequest (RFC 8693 §2.2.1).

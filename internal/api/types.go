@@ -15,6 +15,7 @@ const (
 	PathAgents        = "/v1/agents"
 	PathCA            = "/v1/ca"
 	PathVersion       = "/v1/version"
+	PathConnect       = "/v1/connect" // a WebSocket with the one port inside
 	PathHealth        = "/healthz"
 	PathReady         = "/readyz"
 )
@@ -67,6 +68,36 @@ type CreateRobot struct {
 type CreateToken struct {
 	Name      string `json:"name"`
 	ExpiresIn int64  `json:"expiresIn,omitempty"` // seconds; 0: the token does not expire
+}
+
+// Registration is an agent that enrols with key pairs.
+type Registration struct {
+	Organization string     `json:"organization"`
+	ID           string     `json:"id"`
+	Description  string     `json:"description,omitempty"`
+	Created      time.Time  `json:"created,omitzero"`
+	Keys         []AgentKey `json:"keys"` // oldest first
+}
+
+// AgentKey is a public key of a registered agent.
+type AgentKey struct {
+	ID        string    `json:"id"`   // SHA-256 of its SubjectPublicKeyInfo in hexadecimal
+	Kind      string    `json:"kind"` // "Ed25519", "ECDSA P-256", "RSA 4096", …
+	PublicKey string    `json:"publicKey"`
+	Created   time.Time `json:"created"`
+	LastUsed  time.Time `json:"lastUsed,omitzero"` // to a minute; zero: never
+}
+
+// RegisterAgent is the body of POST /v1/organizations/ORG/agents.
+type RegisterAgent struct {
+	ID          string   `json:"id"`
+	Description string   `json:"description,omitempty"`
+	PublicKeys  []string `json:"publicKeys"` // in PEM; one at least
+}
+
+// AddAgentKey is the body of POST /v1/organizations/ORG/agents/ID/keys.
+type AddAgentKey struct {
+	PublicKey string `json:"publicKey"` // in PEM
 }
 
 // NewToken is a robot token at its making: what the token file holds. The token

@@ -1,6 +1,8 @@
 package hub
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -38,7 +40,8 @@ func (a *API) deleteOrganization(r *http.Request) (any, error) {
 			return nil, err
 		}
 	}
-	if err := a.o.Organizations.Delete(r.Context(), name); err != nil {
+	err := a.o.Organizations.Delete(r.Context(), name)
+	if err := errors.Join(err, a.enforce(r, registry.Ground{Organization: name})); err != nil {
 		return nil, err
 	}
 	a.o.Log.Info("organization deleted", "organization", name)
@@ -63,6 +66,13 @@ func (a *API) checkDisposable(r *http.Request, org string) error {
 	if len(robots) > 0 {
 		return refuse("organization %q still has robots: %d", org, len(robots))
 	}
+	agents, err := a.o.Registry.Agents(r.Context(), org)
+	if err != nil {
+		return err
+	}
+	if len(agents) > 0 {
+		return refuse("organization %q still has registered agents: %d", org, len(agents))
+	}
 	return nil
 }
 
@@ -86,7 +96,8 @@ func (a *API) createRobot(r *http.Request) (any, error) {
 
 func (a *API) deleteRobot(r *http.Request) (any, error) {
 	org, robot := r.PathValue("org"), r.PathValue("robot")
-	if err := a.o.Registry.DeleteRobot(r.Context(), org, robot); err != nil {
+	err := a.o.Registry.DeleteRobot(r.Context(), org, robot)
+	if err := errors.Join(err, a.enforce(r, registry.Ground{Organization: org, Kind: registry.GroundRobot, Name: robot})); err != nil {
 		return nil, err
 	}
 	a.o.Log.Info("robot deleted", "organization", org, "robot", robot)
@@ -122,11 +133,18 @@ func (a *API) createToken(r *http.Request) (any, error) {
 
 func (a *API) deleteToken(r *http.Request) (any, error) {
 	org, robot, token := r.PathValue("org"), r.PathValue("robot"), r.PathValue("token")
-	if err := a.o.Registry.DeleteToken(r.Context(), org, robot, token); err != nil {
+	err := a.o.Registry.DeleteToken(r.Context(), org, robot, token)
+	if err := errors.Join(err, a.enforce(r, registry.Ground{Organization: org, Kind: registry.GroundRobot, Name: robot})); err != nil {
 		return nil, err
 	}
 	a.o.Log.Info("robot token revoked", "organization", org, "robot", robot, "name", token)
 	return nil, nil
+}
+
+// enforce takes back what was issued on grounds that a deletion removed, also when
+// it stopped half way. The caller may go away meanwhile.
+func (a *API) enforce(r *http.Request, pattern registry.Ground) error {
+	return a.o.Grants.Enforce(context.WithoutCancel(r.Context()), pattern)
 }
 
 // convert applies f to all; an empty list stays a list in JSON.

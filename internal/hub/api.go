@@ -46,6 +46,7 @@ type APIOptions struct {
 	Registry      *registry.Registry
 	Authenticator *Authenticator
 	Organizations *Organizations
+	Grants        *Grants
 	Bus           BusUsers
 	Presence      Presence
 	Health        *observe.Health // for /healthz and /readyz
@@ -107,6 +108,14 @@ func (a *API) routes() {
 	admin("GET "+robots+"/{robot}/tokens", a.listTokens)
 	admin("POST "+robots+"/{robot}/tokens", a.createToken)
 	admin("DELETE "+robots+"/{robot}/tokens/{token}", a.deleteToken)
+
+	agents := api.PathOrganizations + "/{org}/agents"
+	admin("GET "+agents, a.listRegistrations)
+	admin("POST "+agents, a.registerAgent)
+	admin("GET "+agents+"/{agent}", a.getRegistration)
+	admin("DELETE "+agents+"/{agent}", a.unregisterAgent)
+	admin("POST "+agents+"/{agent}/keys", a.addAgentKey)
+	admin("DELETE "+agents+"/{agent}/keys/{key}", a.removeAgentKey)
 
 	open("GET "+api.PathAgents, a.listAgents)
 	open("GET "+api.PathAgents+"/{id}", a.getAgent)
@@ -199,6 +208,12 @@ func (a *API) principal(r *http.Request) (Principal, error) {
 // authenticate says whose a token is, and limits failures.
 func (a *API) authenticate(r *http.Request, token string) (Principal, error) {
 	p, err := a.o.Authenticator.Authenticate(r.Context(), token)
+	return a.limitFailures(r, p, err)
+}
+
+// limitFailures passes a failure to authenticate on, unless there were too many
+// from where it comes.
+func (a *API) limitFailures(r *http.Request, p Principal, err error) (Principal, error) {
 	var f *wire.Failure
 	if err == nil || !errors.As(err, &f) || f.Code != wire.CodeUnauthenticated {
 		return p, err

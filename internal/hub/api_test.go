@@ -34,6 +34,7 @@ type fixture struct {
 	t       testing.TB
 	state   *hub.State
 	reg     *registry.Registry
+	grants  *hub.Grants
 	api     *hub.API
 	server  *httptest.Server
 	admin   *api.Client
@@ -43,6 +44,7 @@ type fixture struct {
 	broken  error // of start
 	clock   time.Duration
 	seen    []bus.Presence
+	voided  []string // bus users that were revoked
 }
 
 // logBuffer is a log that a test can read while others write.
@@ -73,9 +75,13 @@ func newFixture(t testing.TB) *fixture {
 	}
 	health := observe.NewHealth()
 	health.Register("test", func(context.Context) error { return nil })
-	var err error
+	grants, err := hub.OpenGrants(t.Context(), registry.NewMemory(), f.reg, f, nil, f.now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.grants = grants
 	f.api, err = hub.NewAPI(hub.APIOptions{
-		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, f.now), Organizations: orgs,
+		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, f.now), Organizations: orgs, Grants: grants,
 		Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})
@@ -118,6 +124,13 @@ func (f *fixture) stop(org string) error {
 
 func (f *fixture) MintUser(org, userKey string, role identity.Role, name, replica string, ttl time.Duration) (string, error) {
 	return fmt.Sprintf("%s %s %s %s %s %s", org, userKey, role, name, replica, ttl), nil
+}
+
+func (f *fixture) RevokeUsers(_ string, keys ...string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.voided = append(f.voided, keys...)
+	return nil
 }
 
 func (f *fixture) Presence(org string) []bus.Presence {

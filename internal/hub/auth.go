@@ -14,17 +14,36 @@ import (
 // Principal is who shows a long-lived token.
 type Principal struct {
 	Admin        bool   // the administrator, who may do everything; the rest is empty then
-	Organization string // of a robot
+	Organization string // of a robot or agent
 	Robot        string
-	AccessID     string // names the token
+	AccessID     string // names the robot's token
+	Agent        string // instead of Robot: an agent that signed with a key of its own
+	KeyID        string // names the agent's key
 }
 
 // Name returns the principal for logs.
 func (p Principal) Name() string {
-	if p.Admin {
+	switch {
+	case p.Admin:
 		return "administrator"
+	case p.Agent != "":
+		return "agent:" + p.Agent
+	default:
+		return "robot:" + p.Robot
 	}
-	return "robot:" + p.Robot
+}
+
+// Ground returns what credentials in an organization are issued on, when the
+// principal asks for them.
+func (p Principal) Ground(org string) registry.Ground {
+	switch {
+	case p.Admin:
+		return registry.Ground{Organization: org, Kind: registry.GroundAdmin}
+	case p.Agent != "":
+		return registry.Ground{Organization: p.Organization, Kind: registry.GroundAgent, Name: p.Agent, Item: p.KeyID}
+	default:
+		return registry.Ground{Organization: p.Organization, Kind: registry.GroundRobot, Name: p.Robot, Item: p.AccessID}
+	}
 }
 
 // Authenticator tells whose a long-lived token is. It is safe for concurrent use.
@@ -32,6 +51,7 @@ type Authenticator struct {
 	state    *State
 	registry *registry.Registry
 	now      func() time.Time
+	used     *usedAssertions
 }
 
 // NewAuthenticator returns an Authenticator for the tokens of a hub. A nil now
@@ -40,7 +60,7 @@ func NewAuthenticator(state *State, reg *registry.Registry, now func() time.Time
 	if now == nil {
 		now = time.Now
 	}
-	return &Authenticator{state: state, registry: reg, now: now}
+	return &Authenticator{state: state, registry: reg, now: now, used: newUsedAssertions()}
 }
 
 // Authenticate returns whose token it is: the administrator's, or a robot's that

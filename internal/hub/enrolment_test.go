@@ -69,9 +69,17 @@ func startHub(t *testing.T, dir string) (h *realHub, stop func()) {
 	if err := orgs.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	issued, err := server.ExpiringKV(t.Context(), "grants", hub.GrantAge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	grants, err := hub.OpenGrants(t.Context(), issued, reg, server, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	handler, err := hub.NewAPI(hub.APIOptions{
 		State: state, Registry: reg, Authenticator: hub.NewAuthenticator(state, reg, nil), Organizations: orgs,
-		Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,
+		Grants: grants, Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)

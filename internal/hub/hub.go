@@ -61,6 +61,7 @@ type Hub struct {
 	api      *API
 	serving  *serving
 	registry *registry.Registry
+	grants   *Grants
 }
 
 // New prepares a hub. Nothing is touched before Run.
@@ -110,6 +111,13 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.registry = registry.New(kv, nil)
 	h.auth = NewAuthenticator(h.state, h.registry, nil)
+	issued, err := h.bus.ExpiringKV(ctx, "grants", GrantAge)
+	if err != nil {
+		return err
+	}
+	if h.grants, err = OpenGrants(ctx, issued, h.registry, h.bus, h.log, nil); err != nil {
+		return err
+	}
 	var streams *observe.Streams
 	var pipes *observe.Pipes
 	var relays *observe.Relay
@@ -123,9 +131,11 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Roots:       roots(h.state.Authority()),
 		Bus:         h.bus.Serve,
 		HTTP:        true,
+		Revoked:     h.grants.Revoked,
 		Metrics:     relays,
 		Log:         h.log,
 	})
+	h.grants.Attach(h.relay)
 	h.tenants = &tenants{
 		state: h.state, bus: h.bus, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
 	}
@@ -137,7 +147,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Bus: h.bus, Presence: h.tenants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Bus: h.bus, Presence: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
 	})
 	return err
@@ -164,6 +174,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	var bg sync.WaitGroup
 	failed := make(chan error, 2)
 	bg.Go(func() { h.serving.run(work) })
+	bg.Go(func() { h.grants.Run(work) })
 	bg.Go(func() {
 		if err := h.relay.Serve(work, ln); err != nil {
 			failed <- err

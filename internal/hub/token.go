@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"mime"
@@ -118,7 +119,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if t := form.Get("subject_token_type"); t != api.TokenTypeJWT && t != api.TokenTypeAccess {
 		return nil, invalidRequest("the subject token's type is missing or unknown", "want subject_token_type="+api.TokenTypeJWT)
 	}
-	principal, err := a.authenticate(r, form.Get("subject_token"))
+	principal, err := a.authenticateSubject(r, form)
 	if err != nil {
 		return nil, err
 	}
@@ -139,11 +140,25 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
+	certs, err := identity.ParseCertificates(chain)
+	if err != nil {
+		return nil, err
+	}
+	err = a.o.Grants.Issue(r.Context(), Grant{
+		Ground: principal.Ground(id.Organization), Serial: identity.Serial(certs[0]), Previous: form.Get("previous"),
+		ID: id.String(), BusKey: busKey, Expires: certs[0].NotAfter,
+	})
+	if errors.Is(err, registry.ErrRevoked) {
+		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the %s was revoked just now", principal.Ground(id.Organization))
+	}
+	if err != nil {
+		return nil, err
+	}
 	busToken, err := a.o.Bus.MintUser(id.Organization, busKey, id.Role, id.Name, id.Replica, ttl)
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "access_id", principal.AccessID,
+	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "access_id", cmp.Or(principal.AccessID, principal.KeyID),
 		"source", sourceOf(r).String(), "version", clip(form.Get("version")), "expires", now.Add(ttl))
 	return &api.TokenResponse{
 		AccessToken:     string(chain),
@@ -157,8 +172,21 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	}, nil
 }
 
+// authenticateSubject says who asks for credentials: the bearer of a token, or an
+// agent that signed the request with its key. The type in the header of a JWT tells
+// the two apart.
+func (a *API) authenticateSubject(r *http.Request, form url.Values) (Principal, error) {
+	token := form.Get("subject_token")
+	if !identity.IsAssertion(token) {
+		return a.authenticate(r, token)
+	}
+	p, err := a.o.Authenticator.Assert(r.Context(), token, api.RequestDigest(form))
+	return a.limitFailures(r, p, err)
+}
+
 // partyOf returns the identity that a request asks for, if the principal may
-// have it: any agent and proxy of its own organization.
+// have it. A robot may be any proxy of its organization, and any agent that has no
+// keys of its own; an agent with a key only itself.
 func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.ID, error) {
 	id := identity.ID{
 		TrustDomain: a.o.State.TrustDomain(), Organization: form.Get("audience"), Role: identity.Role(form.Get("role")),
@@ -168,9 +196,13 @@ func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.I
 		return identity.ID{}, err
 	}
 	if !p.Admin && id.Organization != p.Organization {
+		what := "token"
+		if p.Agent != "" {
+			what = "key"
+		}
 		return identity.ID{}, tokenProblem(http.StatusForbidden, api.ErrorInvalidTarget,
-			"the token is one of organization "+p.Organization+" and not of "+id.Organization,
-			"pass --organization "+p.Organization+", or a token of organization "+id.Organization)
+			"the "+what+" is one of organization "+p.Organization+" and not of "+id.Organization,
+			"pass --organization "+p.Organization+", or a "+what+" of organization "+id.Organization)
 	}
 	if p.Admin {
 		if _, err := a.o.Registry.Organization(r.Context(), id.Organization); errors.Is(err, registry.ErrNotFound) {
@@ -188,5 +220,34 @@ func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.I
 	default:
 		return identity.ID{}, invalidRequest("the role "+strconv.Quote(clip(string(id.Role)))+" cannot be had", "want role=agent or role=proxy")
 	}
-	return id, errors.Join(identity.ValidateName(what, id.Name), identity.ValidateName("replica", id.Replica))
+	if err := errors.Join(identity.ValidateName(what, id.Name), identity.ValidateName("replica", id.Replica)); err != nil {
+		return id, err
+	}
+	return id, a.mayBe(r, p, id)
+}
+
+// mayBe says whether a principal may have an identity of its organization.
+func (a *API) mayBe(r *http.Request, p Principal, id identity.ID) error {
+	switch {
+	case p.Admin:
+		return nil
+	case p.Agent != "":
+		if id.Role != identity.RoleAgent || id.Name != p.Agent {
+			return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized,
+				"a key of agent "+p.Agent+" enrols that agent only, and not "+string(id.Role)+" "+id.Name, "")
+		}
+		return nil
+	case id.Role != identity.RoleAgent:
+		return nil
+	}
+	_, err := a.o.Registry.Agent(r.Context(), id.Organization, id.Name)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized,
+		"agent "+id.Name+" of organization "+id.Organization+" is registered with keys; a robot's token does not enrol it",
+		"start it with --private-key-file, or take its registration back with: postern agent unregister "+id.Name+" -a "+id.Organization)
 }

@@ -19,6 +19,7 @@ var (
 	ErrWrongTrustDomain = errors.New("certificate's authority does not speak for its trust domain")
 	ErrNoCredentials    = errors.New("no credentials yet")
 	ErrWrongProtocol    = errors.New("peer does not speak the expected protocol")
+	ErrRevoked          = errors.New("certificate was revoked")
 )
 
 // Credentials are what a party holds for about an hour: its identity, a
@@ -95,6 +96,10 @@ func ParseCertificates(b []byte) ([]*x509.Certificate, error) {
 	}
 	return certs, nil
 }
+
+// Serial returns a certificate's serial number in hexadecimal, which names it in
+// lists of revoked ones.
+func Serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
 
 // VerifyPeer returns who the other side of a TLS connection is. The identity is
 // that of the leaf certificate, which must be valid at now for usage, have

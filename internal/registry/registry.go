@@ -1,5 +1,5 @@
 // Package registry keeps what administrators make: organizations, their robots
-// and the robots' tokens. The hub's API changes it, the token endpoint asks it.
+// with tokens, and registered agents with public keys. The hub's API changes it, the token endpoint asks it.
 //
 // Records form a tree, and a child names its parent's UID, not only its name.
 // So a deletion removes the parent first, which takes effect at once, and the
@@ -129,8 +129,9 @@ func (r *Registry) Organizations(ctx context.Context) ([]Organization, error) {
 	return all, nil
 }
 
-// DeleteOrganization removes an organization with its robots and their tokens,
-// or returns ErrNotFound. The tokens are refused from the first moment.
+// DeleteOrganization removes an organization with its robots and registered
+// agents, or returns ErrNotFound. Their tokens and keys are refused from the
+// first moment.
 func (r *Registry) DeleteOrganization(ctx context.Context, name string) error {
 	if _, err := r.Organization(ctx, name); err != nil {
 		return err
@@ -138,7 +139,7 @@ func (r *Registry) DeleteOrganization(ctx context.Context, name string) error {
 	if err := r.store.Delete(ctx, organizationKey(name)); err != nil {
 		return fmt.Errorf("delete organization %q: %w", name, err)
 	}
-	return r.sweep(ctx, "robot."+name+".", "token."+name+".")
+	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".")
 }
 
 // CreateRobot makes a robot, or returns ErrExists, or ErrNotFound when there is

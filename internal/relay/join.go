@@ -96,7 +96,7 @@ func (r *Relay) JoinLocal(ctx context.Context, ticket wire.Ticket, id identity.I
 		}
 		peer.met <- outcome{peer: self}
 	}
-	return peer.bare, nil
+	return r.lend(peer.bare), nil
 }
 
 // readJoin reads the one record that holds JOIN.

@@ -33,6 +33,7 @@ type Config struct {
 	Roots       func() *x509.CertPool                 // that parties' certificates must lead to
 	Bus         func(context.Context, net.Conn) error // serves a party that asked for the bus; nil where there is none
 	HTTP        bool                                  // serve HTTP connections from the listener of HTTP()
+	Revoked     func(serial string) bool              // which certificates (identity.Serial) to refuse; nil for none
 	Log         *slog.Logger
 	Metrics     *observe.Relay // nil for none
 
@@ -50,6 +51,8 @@ type Relay struct {
 	life    context.Context // until Close
 	end     context.CancelFunc
 
+	holders *holders
+
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
 	pairs map[*pair]struct{}
@@ -65,13 +68,17 @@ func New(cfg Config) *Relay {
 	if cfg.MaxUnprovedPerSource == 0 {
 		cfg.MaxUnprovedPerSource = DefaultMaxUnprovedPerSource
 	}
+	if cfg.Revoked == nil {
+		cfg.Revoked = func(string) bool { return false }
+	}
 	r := &Relay{
-		cfg:   cfg,
-		gate:  newGate(cfg.MaxUnproved, cfg.MaxUnprovedPerSource),
-		meet:  newRendezvous(),
-		http:  newHandover(),
-		conns: make(map[net.Conn]struct{}),
-		pairs: make(map[*pair]struct{}),
+		cfg:     cfg,
+		gate:    newGate(cfg.MaxUnproved, cfg.MaxUnprovedPerSource),
+		meet:    newRendezvous(),
+		http:    newHandover(),
+		holders: newHolders(),
+		conns:   make(map[net.Conn]struct{}),
+		pairs:   make(map[*pair]struct{}),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.configs = map[string]*tls.Config{
@@ -93,6 +100,9 @@ func (r *Relay) tlsConfig(mutual bool, protocols ...string) *tls.Config {
 		c.ClientAuth = tls.RequireAnyClientCert
 		c.VerifyConnection = func(cs tls.ConnectionState) error {
 			_, err := identity.VerifyPeer(r.cfg.Roots(), cs, x509.ExtKeyUsageClientAuth, time.Now())
+			if err == nil && r.cfg.Revoked(identity.Serial(cs.PeerCertificates[0])) {
+				err = identity.ErrRevoked
+			}
 			return err
 		}
 	}
@@ -247,6 +257,10 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 	}
 	_ = conn.SetDeadline(time.Time{})
 	r.cfg.Metrics.Handshake(tc.ConnectionState().NegotiatedProtocol, nil)
+	if protocol != "" && !r.hold(conn, tc) {
+		r.drop(conn)
+		return
+	}
 	switch protocol {
 	case "":
 		r.untrack(conn)
@@ -273,6 +287,7 @@ func handshakeCode(err error) wire.Code {
 func (r *Relay) drop(conn net.Conn) {
 	_ = conn.Close()
 	r.untrack(conn)
+	r.holders.remove(conn)
 }
 
 // serveBus lets a party speak with the bus until either of them ends.

@@ -15,6 +15,10 @@ import (
 // ErrNoAccount is returned for an organization without an account.
 var ErrNoAccount = errors.New("the organization has no account on the bus")
 
+// revocationAge is how long a revocation is kept: longer than any token lives that
+// the hub mints for parties.
+const revocationAge = 25 * time.Hour
+
 // account is a tenant of the bus: nothing crosses from one to another.
 type account struct {
 	key     keyPair
@@ -111,10 +115,15 @@ func (s *Server) RemoveAccount(org string) error {
 }
 
 // RevokeUser voids the tokens minted for a user's key up to now and cuts its
-// connections. It lasts until the server ends; tokens live about an hour.
-func (s *Server) RevokeUser(org, userKey string) error {
-	if !nkeys.IsValidPublicUserKey(userKey) {
-		return fmt.Errorf("bus user key %.60q is not one", userKey)
+// connections. It lasts until the server ends, or a day; tokens live about an hour.
+func (s *Server) RevokeUser(org, userKey string) error { return s.RevokeUsers(org, userKey) }
+
+// RevokeUsers is RevokeUser for many at the price of one.
+func (s *Server) RevokeUsers(org string, userKeys ...string) error {
+	for _, key := range userKeys {
+		if !nkeys.IsValidPublicUserKey(key) {
+			return fmt.Errorf("bus user key %.60q is not one", key)
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +134,15 @@ func (s *Server) RevokeUser(org, userKey string) error {
 	if a.revoked == nil {
 		a.revoked = make(map[string]int64)
 	}
-	a.revoked[userKey] = time.Now().Unix()
+	now := time.Now()
+	for key, at := range a.revoked {
+		if now.Sub(time.Unix(at, 0)) > revocationAge {
+			delete(a.revoked, key)
+		}
+	}
+	for _, key := range userKeys {
+		a.revoked[key] = now.Unix()
+	}
 	return s.apply(a)
 }
 

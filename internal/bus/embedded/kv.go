@@ -57,6 +57,12 @@ var _ registry.Store = (*KV)(nil)
 // KV opens a bucket, and makes it at first use. Its name has letters, digits,
 // '-' and '_'. It serves until Shutdown.
 func (s *Server) KV(ctx context.Context, bucket string) (*KV, error) {
+	return s.ExpiringKV(ctx, bucket, 0)
+}
+
+// ExpiringKV is KV for values that are forgotten some time after they were
+// written; 0 means never.
+func (s *Server) ExpiringKV(ctx context.Context, bucket string, age time.Duration) (*KV, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	js, err := jetstream.New(s.hubConn)
@@ -64,7 +70,7 @@ func (s *Server) KV(ctx context.Context, bucket string) (*KV, error) {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, err)
 	}
 	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: bucket, History: 1, Storage: jetstream.FileStorage, MaxValueSize: MaxValue, Replicas: 1,
+		Bucket: bucket, History: 1, Storage: jetstream.FileStorage, MaxValueSize: MaxValue, Replicas: 1, TTL: age,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, err)

@@ -1,0 +1,62 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// The kinds of Ground.
+const (
+	GroundRobot = "robot" // a robot's token
+	GroundAgent = "agent" // an agent's key
+	GroundAdmin = "admin" // the administrator's token
+)
+
+// Ground is what credentials were issued on: what has to vanish for them to be
+// revoked. It is comparable.
+type Ground struct {
+	Organization string `json:"organization"`
+	Kind         string `json:"kind"`
+	Name         string `json:"name,omitempty"` // of the robot or agent
+	Item         string `json:"item,omitempty"` // the token's access ID, or the key's ID
+}
+
+// String returns the ground for logs.
+func (g Ground) String() string {
+	switch g.Kind {
+	case GroundRobot:
+		return fmt.Sprintf("token %s of robot %s/%s", g.Item, g.Organization, g.Name)
+	case GroundAgent:
+		return fmt.Sprintf("key %s of agent %s/%s", g.Item, g.Organization, g.Name)
+	default:
+		return "administrator's token, for organization " + g.Organization
+	}
+}
+
+// CheckGround says whether a ground still stands: nil, or ErrRevoked when the
+// token or key, or what it belongs to, is gone.
+func (r *Registry) CheckGround(ctx context.Context, g Ground) error {
+	var err error
+	switch g.Kind {
+	case GroundRobot:
+		var owner Robot
+		if owner, err = r.Robot(ctx, g.Organization, g.Name); err != nil {
+			break
+		}
+		var t Token
+		if _, err = r.get(ctx, tokenKey(g.Organization, g.Name, g.Item), &t); err == nil && t.RobotUID != owner.UID {
+			err = ErrRevoked
+		}
+	case GroundAgent:
+		_, _, err = r.findAgentKey(ctx, g.Organization, g.Name, g.Item)
+	case GroundAdmin:
+		_, err = r.Organization(ctx, g.Organization)
+	default:
+		return fmt.Errorf("check ground of credentials: kind %q is unknown", g.Kind)
+	}
+	if errors.Is(err, ErrNotFound) {
+		return ErrRevoked
+	}
+	return err
+}

@@ -50,6 +50,7 @@ const (
 	mSharedP99    = "200 Mb/s, 20 ms, shared: echo p99"
 	mCPUDown      = "processor time, one download"
 	mCPUUp        = "processor time, one upload"
+	mCPUOpen      = "processor time, one open of 16 workers"
 	mIdle         = "memory per idle stream"
 )
 
@@ -249,16 +250,22 @@ func (s sampler) echoBeside(ctx context.Context, n int, length time.Duration) (p
 }
 
 func sampleOpens(ctx context.Context, s sampler) error {
+	cpu := s.cpuTimes()
 	many, err := opens(ctx, s.dial, 16, s.opts.sample)
 	if err != nil {
 		return err
 	}
+	used := s.cpuTimes()
 	one, err := opens(ctx, s.dial, 1, s.opts.sample/2)
 	if err != nil {
 		return err
 	}
 	s.record(mOpens16, many)
 	s.record(mOpens1, one)
+	all := many * (s.opts.sample + s.opts.sample/warmPart).Seconds()
+	for i := range used {
+		s.record(s.ofProcess(mCPUOpen, i), (used[i]-cpu[i])/all*1e6)
+	}
 	s.settle(ctx)
 	return nil
 }

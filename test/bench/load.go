@@ -229,10 +229,14 @@ func echo(ctx context.Context, dial dialer, warm int, length time.Duration) ([]f
 	return times, nil
 }
 
+// warmPart is the part of a sample of opens that goes before it and does not
+// count: pools grow to the load.
+const warmPart = 8
+
 // opens returns how many connections per second a number of workers can open,
 // exchange one byte over, and close.
 func opens(ctx context.Context, dial dialer, workers int, length time.Duration) (float64, error) {
-	start := time.Now().Add(length / 8) // pools grow to the load before it counts
+	start := time.Now().Add(length / warmPart)
 	end := start.Add(length)
 	ctx, cancel := context.WithDeadline(ctx, end.Add(patience))
 	defer cancel()

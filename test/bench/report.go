@@ -65,6 +65,8 @@ func unitOf(name string) unit {
 		return unit{"×", 2}
 	case mCPUDown, mCPUUp:
 		return unit{"s/GB", 2}
+	case mCPUOpen:
+		return unit{"µs", 0}
 	case mIdle:
 		return unit{"KiB", 1}
 	default:

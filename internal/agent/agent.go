@@ -41,14 +41,13 @@ type Options struct {
 
 // Agent is one replica of an agent. Make one with New and run it once.
 type Agent struct {
-	cfg    config.Agent
-	opt    Options
-	log    *slog.Logger
-	reach  *reach.Dialer
-	policy atomic.Pointer[policy.Policy]
-	rules  []string
-	epoch  string
-	start  time.Time
+	cfg   config.Agent
+	opt   Options
+	log   *slog.Logger
+	reach *reach.Dialer
+	guard *guard
+	epoch string
+	start time.Time
 
 	streams *observe.Streams
 	pipes   *observe.Pipes
@@ -72,32 +71,22 @@ type Agent struct {
 	bytesIn, bytesOut atomic.Uint64 // from the pipes, to the pipes
 }
 
-// New checks the settings and prepares an agent.
+// New checks the settings, reads the policy file if there is one, and prepares an
+// agent. A policy file that cannot be used is a *policy.FileError.
 func New(cfg config.Agent, opt Options) (*Agent, error) {
 	kube, err := policy.KubernetesFromEnv(opt.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	allow := cfg.Allow
-	if len(allow) == 0 && kube != nil {
-		allow = []string{"kubernetes"}
+	g, err := newGuard(cfg, kube)
+	if err != nil {
+		return nil, err
 	}
 	a := &Agent{
 		cfg: cfg, opt: opt, log: opt.Log.With("organization", cfg.Organization, "agent", cfg.AgentID, "replica", cfg.Name),
-		epoch: rand.Text(), start: time.Now(), since: time.Now(),
+		guard: g, reach: &reach.Dialer{Policy: g.current.Load}, epoch: rand.Text(), start: time.Now(), since: time.Now(),
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
 	}
-	rules := make([]policy.Rule, 0, len(allow))
-	for _, text := range allow {
-		r, err := policy.ParseRule(text)
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, r)
-		a.rules = append(a.rules, r.String())
-	}
-	a.policy.Store(policy.New(rules, kube))
-	a.reach = &reach.Dialer{Policy: a.policy.Load}
 	if opt.Registry != nil {
 		a.streams, a.pipes, a.uplink = observe.NewStreams(opt.Registry), observe.NewPipes(opt.Registry), observe.NewUplink(opt.Registry)
 		a.pipes.Watch(func() int { idle, _ := a.count(); return idle }, func() int { _, busy := a.count(); return busy })
@@ -110,10 +99,14 @@ func New(cfg config.Agent, opt Options) (*Agent, error) {
 // that a person has to mend otherwise.
 func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("starting", "version", a.opt.Version, "connect_url", a.cfg.ConnectURL)
-	if len(a.rules) == 0 {
+	allowed, status := a.guard.allowed()
+	switch {
+	case len(allowed) > 0:
+		a.log.Info("may be reached through this agent", "allow", allowed, "rules", status.Rules, "policy", status.Version)
+	case a.cfg.PolicyFile != "":
+		a.log.Warn("nothing may be reached: the policy file allows nothing", "file", a.cfg.PolicyFile)
+	default:
 		a.log.Warn("nothing may be reached: no --allow rule, and this is not a pod", "hint", "start with --allow tcp:HOST:PORT")
-	} else {
-		a.log.Info("may be reached through this agent", "allow", a.rules)
 	}
 	p, err := party.Start(ctx, party.Config{
 		Settings: a.cfg.Party, Role: identity.RoleAgent, Name: a.cfg.AgentID, Replica: a.cfg.Name,
@@ -138,6 +131,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	})
 	bg.Go(func() { _ = a.keeper.Run(work) })
+	bg.Go(func() { a.watch(work) })
 	bg.Go(func() {
 		if err := p.Bus.Announce(work, a.presence); err != nil {
 			failed <- err
@@ -218,12 +212,13 @@ func (a *Agent) presence() bus.Presence {
 		a.uplink.RTT(rtt)
 	}
 	idle, busy := a.count()
+	allowed, status := a.guard.allowed()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := bus.Presence{
 		Agent: a.cfg.AgentID, Replica: a.cfg.Name, Epoch: a.epoch, Version: a.opt.Version, Zone: a.cfg.Zone,
 		State: bus.StateReady, Started: a.start, Since: a.since, Streams: int(a.open.Load()), Pipes: idle + busy,
-		BytesIn: a.bytesIn.Load(), BytesOut: a.bytesOut.Load(), RTT: rtt, Allow: a.rules,
+		BytesIn: a.bytesIn.Load(), BytesOut: a.bytesOut.Load(), RTT: rtt, Allow: allowed, Policy: &status,
 	}
 	if a.draining {
 		p.State = bus.StateDraining

@@ -9,6 +9,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/pipe"
+	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
 )
@@ -157,7 +158,8 @@ func (l *lane) one(in *stream.Incoming) error {
 	if err != nil {
 		return l.refuse(in, err, start, log)
 	}
-	conn, err := a.reach.Dial(ctx, target)
+	who := policy.Asker{Proxy: l.pipe.Peer().Name}
+	conn, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
 		return l.refuse(in, err, start, log)
 	}
@@ -170,7 +172,9 @@ func (l *lane) one(in *stream.Incoming) error {
 	a.streams.Opened(nil, time.Since(start))
 	a.open.Add(1)
 	log.Debug("stream opened", "address", conn.RemoteAddr())
+	admitted := a.guard.admit(s, who, target, conn.RemoteAddr())
 	stats, err := s.Carry(conn, nil, wire.LegTarget)
+	a.guard.leave(admitted)
 	a.open.Add(-1)
 	a.streams.Closed(err)
 	log.Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)

@@ -141,6 +141,16 @@ type Replica struct {
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 	Allow       []string  `json:"allow,omitempty"` // its rules
+	Policy      *Policy   `json:"policy,omitempty"`
+}
+
+// Policy is which policy is in force at a replica.
+type Policy struct {
+	Rules   int       `json:"rules"`            // that allow or deny
+	Version string    `json:"version"`          // the same for the same rules
+	Since   time.Time `json:"since"`            // when this version came into force
+	Error   string    `json:"error,omitempty"`  // why the newest policy file is not in force
+	ErrorAt time.Time `json:"errorAt,omitzero"` // when that was found
 }
 
 // HubVersion is the answer of GET /v1/version.

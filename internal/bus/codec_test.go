@@ -80,6 +80,7 @@ func samplePresence() Presence {
 	return Presence{
 		Agent: "a", Replica: "r", Epoch: "e1", Version: "v1", Zone: "z", State: StateReady, Address: "192.0.2.1", Started: now, Since: now,
 		Streams: 2, Pipes: 3, BytesIn: 4, BytesOut: 5, RTT: time.Millisecond, LastError: "x", LastErrorAt: now, Allow: []string{"kubernetes"},
+		Policy: &PolicyStatus{Rules: 2, Version: "0123456789ab", Since: now, Error: "policy.yaml:3: no", ErrorAt: now},
 	}
 }
 

@@ -147,7 +147,14 @@ func (t table) apply(p Presence, now time.Time) bool {
 	}
 	t[k] = entry{Presence: p, heard: now}
 	return !known || old.Epoch != p.Epoch || old.State != p.State || old.Zone != p.Zone ||
-		old.Address != p.Address || old.LastError != p.LastError || !slices.Equal(old.Allow, p.Allow)
+		old.Address != p.Address || old.LastError != p.LastError || !slices.Equal(old.Allow, p.Allow) || !samePolicy(old.Policy, p.Policy)
+}
+
+func samePolicy(x, y *PolicyStatus) bool {
+	if x == nil || y == nil {
+		return x == y
+	}
+	return x.Version == y.Version && x.Error == y.Error
 }
 
 func (e *entry) alive() bool { return e.State == StateReady || e.State == StateDraining }

@@ -59,6 +59,16 @@ type Presence struct {
 	LastError   string        `json:"last_error,omitempty"`
 	LastErrorAt time.Time     `json:"last_error_at,omitzero"`
 	Allow       []string      `json:"allow,omitempty"` // the rules of what it may reach
+	Policy      *PolicyStatus `json:"policy,omitempty"`
+}
+
+// PolicyStatus is which policy is in force at a replica.
+type PolicyStatus struct {
+	Rules   int       `json:"rules"`             // that allow or deny
+	Version string    `json:"version"`           // the same for the same rules
+	Since   time.Time `json:"since"`             // when this version came into force
+	Error   string    `json:"error,omitempty"`   // why the newest policy file is not in force
+	ErrorAt time.Time `json:"error_at,omitzero"` // when that was found
 }
 
 func encodePresence(p Presence) ([]byte, error) {
@@ -86,6 +96,11 @@ func (p *Presence) clip() {
 	p.Epoch, p.Version, p.Zone = clip(p.Epoch, maxWord), clip(p.Version, maxWord), clip(p.Zone, maxWord)
 	p.Address, p.LastError = clip(p.Address, maxRule), clip(p.LastError, maxError)
 	p.Streams, p.Pipes, p.RTT = max(p.Streams, 0), max(p.Pipes, 0), max(p.RTT, 0)
+	if p.Policy != nil {
+		s := *p.Policy // the caller keeps his
+		s.Rules, s.Version, s.Error = max(s.Rules, 0), clip(s.Version, maxWord), clip(s.Error, maxError)
+		p.Policy = &s
+	}
 	if p.Allow == nil {
 		return
 	}
@@ -102,7 +117,8 @@ func (p *Presence) check() error {
 		return fmt.Errorf("presence has the unknown state %.60q", p.State)
 	case p.Epoch == "":
 		return errors.New("presence has no epoch")
-	case p.Started.Year() < 1 || p.Started.Year() > 9999 || p.Since.Year() > 9999 || p.LastErrorAt.Year() > 9999:
+	case p.Started.Year() < 1 || p.Started.Year() > 9999 || p.Since.Year() > 9999 || p.LastErrorAt.Year() > 9999,
+		p.Policy != nil && (p.Policy.Since.Year() > 9999 || p.Policy.ErrorAt.Year() > 9999):
 		return errors.New("presence has a time out of range")
 	}
 	return errors.Join(identity.ValidateName("agent ID", p.Agent), identity.ValidateName("replica", p.Replica))

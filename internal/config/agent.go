@@ -8,8 +8,10 @@ import (
 // dials out and decides what may be reached.
 type Agent struct {
 	Party
-	Allow []string // rules of internal/policy; empty means the default allowance
-	Zone  string   // where the agent runs; proxies of the same zone prefer it
+	Allow      []string // rules of internal/policy; empty means the default allowance
+	Deny       []string // rules of internal/policy; they win over Allow and PolicyFile
+	PolicyFile string   // further rules, read again when the file changes
+	Zone       string   // where the agent runs; proxies of the same zone prefer it
 }
 
 // DefaultAgent returns an agent's settings before anything is configured.
@@ -20,9 +22,9 @@ func DefaultAgent() Agent {
 func (a *Agent) fields() []*Field {
 	all := a.Party.fields("ID of this agent; its replicas share it",
 		"name of this replica, unique among those of the agent; without it POD_NAME, or the host's name and a random end")
+	all = append(all, a.keyFields()...)
 	all = append(all,
-		list("allow", "RULE", &a.Allow, "what may be reached through this agent: kubernetes, tcp:HOST:PORT, tcp:*.DOMAIN:PORT, tcp:CIDR:PORT-PORT; "+
-			"without a rule only the API server of the cluster that the agent runs in"),
+		allowField(&a.Allow), denyField(&a.Deny), policyFileField(&a.PolicyFile),
 		text("zone", "ZONE", &a.Zone, "where this replica runs; proxies of the same zone prefer it"),
 	)
 	return append(all, a.tail()...)
@@ -38,6 +40,7 @@ func (a *Agent) check(c *checker) {
 		c.name("agent-id", "agent ID", a.AgentID)
 	}
 	c.rules("allow", a.Allow)
+	c.rules("deny", a.Deny)
 	if a.Zone != "" {
 		c.name("zone", "zone", a.Zone)
 	}

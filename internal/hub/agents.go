@@ -16,12 +16,16 @@ import (
 
 // replicaOf returns how the API tells a presence.
 func replicaOf(p bus.Presence) api.Replica {
-	return api.Replica{
+	r := api.Replica{
 		Agent: p.Agent, Name: p.Replica, State: string(p.State), Since: p.Since, Version: p.Version, Zone: p.Zone,
 		Address: p.Address, Started: p.Started, RTTMillis: float64(p.RTT) / float64(time.Millisecond),
 		Streams: p.Streams, Pipes: p.Pipes, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
 		LastError: p.LastError, LastErrorAt: p.LastErrorAt, Allow: p.Allow,
 	}
+	if s := p.Policy; s != nil {
+		r.Policy = &api.Policy{Rules: s.Rules, Version: s.Version, Since: s.Since, Error: s.Error, ErrorAt: s.ErrorAt}
+	}
+	return r
 }
 
 func (a *API) listAgents(r *http.Request) (any, error) {

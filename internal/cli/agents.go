@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
@@ -78,7 +79,7 @@ func newStatus(w command.World) *cobra.Command {
 		Short: "Show every replica of an agent, or of all agents",
 		Long: `Show every replica of an agent, or of all agents of an organization: its state and
 since when, its version and address, the round-trip time to the hub, open streams, bytes
-carried, and the last error.`,
+carried, which policy is in force, and the last error.`,
 		Example: "  postern status\n  postern status office -o yaml",
 		Args:    command.AtMost("AGENT"),
 	}
@@ -100,7 +101,13 @@ carried, and the last error.`,
 			if len(agents) == 0 && *output == formatTable {
 				fmt.Fprintf(w.Stderr, "no agent of organization %s has connected\n", org)
 			}
-			return output.print(w.Stdout, nonNil(agents), func(r *rows) { statusTable(r, agents) })
+			if err := output.print(w.Stdout, nonNil(agents), func(r *rows) { statusTable(r, agents) }); err != nil {
+				return err
+			}
+			if *output == formatTable {
+				rejectedPolicies(w.Stderr, agents)
+			}
+			return nil
 		})
 	}
 	return cmd
@@ -108,11 +115,36 @@ carried, and the last error.`,
 
 func statusTable(r *rows, agents []api.Agent) {
 	now := time.Now()
-	r.row("AGENT", "REPLICA", "STATE", "SINCE", "VERSION", "ZONE", "ADDRESS", "RTT", "STREAMS", "PIPES", "IN", "OUT", "LAST ERROR")
+	r.row("AGENT", "REPLICA", "STATE", "SINCE", "VERSION", "ZONE", "ADDRESS", "RTT", "STREAMS", "PIPES", "IN", "OUT", "POLICY", "LAST ERROR")
 	for _, a := range agents {
 		for _, p := range a.Replicas {
 			r.row(a.ID, p.Name, p.State, ago(now, p.Since), p.Version, p.Zone, p.Address, millis(p.RTTMillis),
-				strconv.Itoa(p.Streams), strconv.Itoa(p.Pipes), size(p.BytesIn), size(p.BytesOut), lastError(p))
+				strconv.Itoa(p.Streams), strconv.Itoa(p.Pipes), size(p.BytesIn), size(p.BytesOut), policyCell(p.Policy), lastError(p))
+		}
+	}
+}
+
+// policyCell sums up which policy is in force.
+func policyCell(p *api.Policy) string {
+	switch {
+	case p == nil:
+		return ""
+	case p.Error != "":
+		return p.Version + " (newer one rejected)"
+	default:
+		return p.Version + " (" + count(p.Rules, "rule") + ")"
+	}
+}
+
+// rejectedPolicies tells why policy files are not in force.
+func rejectedPolicies(w io.Writer, agents []api.Agent) {
+	now := time.Now()
+	for _, a := range agents {
+		for _, r := range a.Replicas {
+			if p := r.Policy; p != nil && p.Error != "" {
+				fmt.Fprintf(w, "%s/%s keeps policy %s, in force since %s; its newest policy file was rejected %s: %s\n",
+					a.ID, r.Name, p.Version, ago(now, p.Since), ago(now, p.ErrorAt), p.Error)
+			}
 		}
 	}
 }

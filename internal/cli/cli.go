@@ -38,7 +38,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 		}
 	}
 	add(groupRun, newDev(w), newHub(w), agentcmd.New(w, "postern agent"), newProxy(w))
-	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w))
+	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w))
 	add(groupManage, newOrganization(w), newRobot(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root

@@ -5,6 +5,7 @@ package agentcmd
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"postern.dev/postern/internal/agent"
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/policy"
 )
 
 // New returns the command. invocation is what a user types to call it: the
@@ -48,6 +50,9 @@ the file.`,
 					a, err := agent.New(settings, agent.Options{
 						Version: t.Version, Getenv: w.Getenv, Registry: t.Registry, Health: t.Health, Log: t.Log,
 					})
+					if _, unusable := errors.AsType[*policy.FileError](err); unusable {
+						return &command.UsageError{Err: err}
+					}
 					if err != nil {
 						return err
 					}

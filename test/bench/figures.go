@@ -151,6 +151,9 @@ func (b *bench) sampleOnce(ctx context.Context, f figure, c contender) (values [
 // settle is a pause between loads, for what the last one left behind.
 func (s sampler) settle(ctx context.Context) { wait(ctx, min(s.opts.sample/4, 250*time.Millisecond)) }
 
+// long is the length of a sample over a link, where a round trip takes its time.
+func (s sampler) long() time.Duration { return max(2*s.opts.sample, 500*time.Millisecond) }
+
 func sampleDownload(ctx context.Context, s sampler) error {
 	cpu := s.cpuTimes()
 	moved, seconds, err := download(ctx, s.dial, 1, s.opts.sample)
@@ -262,7 +265,7 @@ func sampleOpens(ctx context.Context, s sampler) error {
 	}
 	s.record(mOpens16, many)
 	s.record(mOpens1, one)
-	all := many * (s.opts.sample + s.opts.sample/warmPart).Seconds()
+	all := many * (s.opts.sample + openWarm).Seconds()
 	for i := range used {
 		s.record(s.ofProcess(mCPUOpen, i), (used[i]-cpu[i])/all*1e6)
 	}
@@ -297,7 +300,7 @@ func sampleStalled(ctx context.Context, s sampler) error {
 }
 
 func sampleFar(ctx context.Context, s sampler) error {
-	length := max(2*s.opts.sample, time.Second)
+	length := s.long()
 	moved, seconds, err := download(ctx, s.dial, 1, length)
 	if err != nil {
 		return err
@@ -314,7 +317,7 @@ func sampleFar(ctx context.Context, s sampler) error {
 // sampleShared echoes over several connections only to have enough samples for
 // a percentile: each waits for most of a round trip and sends little.
 func sampleShared(ctx context.Context, s sampler) error {
-	p50, p99, err := s.echoBeside(ctx, 4, max(2*s.opts.sample, time.Second))
+	p50, p99, err := s.echoBeside(ctx, 4, s.long())
 	if err != nil {
 		return err
 	}
@@ -342,7 +345,7 @@ func sampleIdle(ctx context.Context, s sampler) error {
 	if err != nil {
 		return err
 	}
-	wait(ctx, 2*time.Second)
+	wait(ctx, min(s.opts.sample, 2*time.Second))
 	for i, p := range s.world.procs {
 		after, err := p.resident()
 		if err != nil {

@@ -229,14 +229,14 @@ func echo(ctx context.Context, dial dialer, warm int, length time.Duration) ([]f
 	return times, nil
 }
 
-// warmPart is the part of a sample of opens that goes before it and does not
-// count: pools grow to the load.
-const warmPart = 8
+// openWarm goes before a sample of opens and does not count: pools grow to the
+// load.
+const openWarm = 250 * time.Millisecond
 
 // opens returns how many connections per second a number of workers can open,
 // exchange one byte over, and close.
 func opens(ctx context.Context, dial dialer, workers int, length time.Duration) (float64, error) {
-	start := time.Now().Add(length / warmPart)
+	start := time.Now().Add(openWarm)
 	end := start.Add(length)
 	ctx, cancel := context.WithDeadline(ctx, end.Add(patience))
 	defer cancel()

@@ -62,7 +62,7 @@ func parseOptions() options {
 	flag.BoolVar(&o.strict, "strict", false, "exit with 1 when a goal is missed")
 	flag.Parse()
 	if o.quick {
-		seconds, o.rounds, o.idle = 0.25, 1, min(o.idle, 200)
+		seconds, o.rounds, o.idle = 0.2, 1, min(o.idle, 100)
 	}
 	o.sample = time.Duration(seconds * float64(time.Second))
 	return o

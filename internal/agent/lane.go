@@ -10,6 +10,7 @@ import (
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/policy"
+	"postern.dev/postern/internal/reach"
 	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
 )
@@ -144,24 +145,23 @@ func (l *lane) occupy(busy bool) bool {
 // one serves one stream. An error means that the pipe cannot be used again.
 func (l *lane) one(in *stream.Incoming) error {
 	a := l.agent
-	log := a.log.With("stream", in.Stream, "target", in.Target, "proxy", l.pipe.Peer())
 	start := time.Now()
 	target, err := wire.ParseTarget(in.Target)
 	if err != nil {
 		err = wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
 	ctx, cancel := context.Background(), context.CancelFunc(func() {})
-	if in.LimitMillis > 0 {
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(in.LimitMillis)*time.Millisecond)
+	if limit := time.Duration(in.LimitMillis) * time.Millisecond; limit > 0 && limit < reach.DefaultTimeout {
+		ctx, cancel = context.WithTimeout(ctx, limit)
 	}
 	defer cancel()
 	if err != nil {
-		return l.refuse(in, err, start, log)
+		return l.refuse(in, err, start)
 	}
 	who := policy.Asker{Proxy: l.pipe.Peer().Name}
 	conn, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
-		return l.refuse(in, err, start, log)
+		return l.refuse(in, err, start)
 	}
 	s, err := in.Accept(conn.RemoteAddr().String(), l)
 	if err != nil {
@@ -171,17 +171,27 @@ func (l *lane) one(in *stream.Incoming) error {
 	}
 	a.streams.Opened(nil, time.Since(start))
 	a.open.Add(1)
-	log.Debug("stream opened", "address", conn.RemoteAddr())
+	debug := a.log.Enabled(ctx, slog.LevelDebug)
+	if debug {
+		l.log(in).Debug("stream opened", "address", conn.RemoteAddr().String())
+	}
 	admitted := a.guard.admit(s, who, target, conn.RemoteAddr())
 	stats, err := s.Carry(conn, nil, wire.LegTarget)
 	a.guard.leave(admitted)
 	a.open.Add(-1)
 	a.streams.Closed(err)
-	log.Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)
+	if debug {
+		l.log(in).Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)
+	}
 	return err
 }
 
-func (l *lane) refuse(in *stream.Incoming, err error, start time.Time, log *slog.Logger) error {
+// log names a stream; it is not for every stream, as it takes time.
+func (l *lane) log(in *stream.Incoming) *slog.Logger {
+	return l.agent.log.With("stream", in.Stream, "target", in.Target, "proxy", l.pipe.Peer())
+}
+
+func (l *lane) refuse(in *stream.Incoming, err error, start time.Time) error {
 	f := wire.AsFailure(err, wire.LegAgent)
 	l.agent.streams.Opened(f, time.Since(start))
 	l.agent.failed(f)
@@ -189,7 +199,7 @@ func (l *lane) refuse(in *stream.Incoming, err error, start time.Time, log *slog
 	if f.Code == wire.CodeDenied { // somebody tries what the owner does not allow
 		level = slog.LevelWarn
 	}
-	log.Log(context.Background(), level, "stream refused", "error", f)
+	l.log(in).Log(context.Background(), level, "stream refused", "error", f)
 	if err := in.Refuse(f, l); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

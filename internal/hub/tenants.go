@@ -176,12 +176,12 @@ func (t *tenants) counts() (idle, busy int) {
 }
 
 // Open implements proxy.Opener for the hub's own proxies.
-func (t *tenants) Open(ctx context.Context, ref proxy.AgentRef, target wire.Target) (proxy.Stream, error) {
+func (t *tenants) Open(ctx context.Context, ref proxy.AgentRef, target wire.Target, early []byte) (proxy.Stream, error) {
 	one := t.get(ref.Organization)
 	if one == nil {
 		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", ref.Organization)
 	}
-	return one.dialer.Open(ctx, ref, target)
+	return one.dialer.Open(ctx, ref, target, early)
 }
 
 // ownCredentials issues the hub's own proxies their certificates, anew when half

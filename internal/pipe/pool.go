@@ -36,6 +36,10 @@ const (
 	holdOff    = 200 * time.Millisecond
 )
 
+// freshTime is how long after its last stream a pipe is lent without another look
+// at it. A peer that died in it is found by the opener, which tries another pipe.
+const freshTime = 10 * time.Millisecond
+
 // Pool keeps pipes to one replica of an agent. Idle ones are lent last in, first
 // out, so that those not needed grow old and go. When none is idle the pool joins
 // as many as are asked for and a few more, so that a burst pays for its first
@@ -112,11 +116,11 @@ func (p *Pool) Run(ctx context.Context) error {
 func (p *Pool) Get(ctx context.Context) (*Pipe, error) {
 	p.mu.Lock()
 	for n := len(p.idle); n > 0; n = len(p.idle) {
-		pipe := p.idle[n-1].pipe
+		pipe, fresh := p.idle[n-1].pipe, time.Since(p.idle[n-1].since) < freshTime
 		p.idle = p.idle[:n-1]
 		p.busy++
 		p.mu.Unlock()
-		if pipe.Poll() == ErrIdle {
+		if fresh && pipe.Dead() == nil || pipe.Poll() == ErrIdle {
 			return pipe, nil
 		}
 		pipe.Close()

@@ -218,7 +218,7 @@ func addVia(res *http.Response) error {
 func (f *forwarder) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	fw := ctx.Value(forwardKey{}).(*forwarded)
 	start := time.Now()
-	stream, failure := f.s.open(ctx, fw.c, fw.r)
+	stream, failure := f.s.open(ctx, fw.c, fw.r, nil)
 	if failure != nil {
 		return nil, failure
 	}

@@ -23,7 +23,8 @@ const (
 	openTimeout = 10 * time.Second // for the agent to reach the target
 	joinTimeout = 10 * time.Second // for a pipe to be joined
 	settleTime  = 3 * time.Second  // after the start, in which agents are still being heard of
-	maxAttempts = 4                // of opening one stream
+	maxLost     = 3                // broken pipes in a row, before an opener gives up
+	shunTime    = 10 * time.Second // for a replica that did not answer, until its presence must have ended
 )
 
 // DialerConfig is what a Dialer works with. All fields but Zone, Node and the
@@ -61,6 +62,8 @@ type Dialer struct {
 	mu       sync.Mutex
 	replicas map[replicaKey]*replica
 	wanted   map[string]bool // agents for which pipes are kept
+	memory   map[string]memory
+	shunned  map[replicaKey]time.Time // until when
 	ended    bool
 }
 
@@ -77,7 +80,8 @@ func NewDialer(ctx context.Context, cfg DialerConfig, warm ...string) (*Dialer, 
 	}
 	d := &Dialer{
 		cfg: cfg, dir: dir, keeper: pipe.NewKeeper(), buffers: pipe.NewBuffers(), started: time.Now(),
-		replicas: make(map[replicaKey]*replica), wanted: make(map[string]bool),
+		replicas: make(map[replicaKey]*replica), wanted: make(map[string]bool), memory: make(map[string]memory),
+		shunned: make(map[replicaKey]time.Time),
 	}
 	d.ctx, d.end = context.WithCancel(context.WithoutCancel(ctx))
 	for _, agent := range warm {
@@ -116,6 +120,7 @@ func (d *Dialer) Directory() *bus.Directory { return d.dir }
 func (d *Dialer) follow() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	clear(d.memory)
 	keep := make(map[replicaKey]bool)
 	for _, p := range d.dir.All() {
 		key := replicaKey{p.Agent, p.Replica, p.Epoch}
@@ -152,9 +157,9 @@ func (d *Dialer) pool(key replicaKey) *replica {
 
 // Open implements Opener: it opens a stream to a target through one of the
 // agent's replicas. Errors are *wire.Failure.
-func (d *Dialer) Open(ctx context.Context, ref AgentRef, target wire.Target) (Stream, error) {
+func (d *Dialer) Open(ctx context.Context, ref AgentRef, target wire.Target, early []byte) (Stream, error) {
 	start := time.Now()
-	s, err := d.open(ctx, ref.Agent, target)
+	s, err := d.open(ctx, ref.Agent, target, early)
 	d.cfg.Streams.Opened(err, time.Since(start))
 	if err != nil {
 		return nil, wire.AsFailure(err, wire.LegProxy)
@@ -185,13 +190,13 @@ func (c *conversation) Close() error {
 // open tries replicas until one answers. A refusal is an answer, unless the
 // replica shuts down. A pipe that broke before its replica answered has not brought
 // the target a byte, so another one may be tried.
-func (d *Dialer) open(ctx context.Context, agent string, target wire.Target) (*stream.Stream, error) {
+func (d *Dialer) open(ctx context.Context, agent string, target wire.Target, early []byte) (*stream.Stream, error) {
 	if err := identity.ValidateName("agent ID", agent); err != nil {
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
 	var last error
 	avoid := make(map[replicaKey]bool)
-	for range maxAttempts {
+	for lost := 0; lost < maxLost; {
 		r, err := d.pick(ctx, agent, avoid)
 		if err != nil {
 			if last != nil {
@@ -199,24 +204,40 @@ func (d *Dialer) open(ctx context.Context, agent string, target wire.Target) (*s
 			}
 			return nil, err
 		}
-		s, err := r.open(ctx, target)
+		s, err := r.open(ctx, target, early)
 		if err == nil {
 			return s, nil
 		}
 		last = err
 		f := wire.AsFailure(err, wire.LegUnknown)
 		switch {
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, f.Code == wire.CodeLost && len(early) > 0: // the target may have seen them
 			return nil, err
 		case f.Code == wire.CodeLost: // that pipe; perhaps all of this replica
-		case f.Code == wire.CodeDraining, f.Leg == wire.LegAgent && f.Code == wire.CodeNoAgent,
-			f.Leg == wire.LegAgent && f.Code == wire.CodeOverloaded:
+			lost++
+		case f.Leg == wire.LegAgent && f.Code == wire.CodeNoAgent:
+			avoid[r.key] = true
+			d.shun(r.key)
+		case f.Code == wire.CodeDraining, f.Leg == wire.LegAgent && f.Code == wire.CodeOverloaded:
 			avoid[r.key] = true
 		default:
 			return nil, err
 		}
 	}
 	return nil, last
+}
+
+// shun keeps a replica that nobody hears any more from being chosen while there
+// are others: its presence lasts some seconds longer than it does.
+func (d *Dialer) shun(key replicaKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shunned[key] = time.Now().Add(shunTime)
+	for k, until := range d.shunned {
+		if time.Now().After(until) {
+			delete(d.shunned, k)
+		}
+	}
 }
 
 // pick chooses a replica: of two drawn at random, in our own zone if there are
@@ -254,14 +275,17 @@ func (d *Dialer) noAgent(agent string, known []bus.Presence) *wire.Failure {
 }
 
 func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bus.Presence) {
-	known := d.dir.Replicas(agent)
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	known := d.known(agent)
 	if d.ended {
 		return nil, known
 	}
+	if len(known) == 0 {
+		return nil, nil
+	}
 	d.wanted[agent] = true
-	var near, far []candidate
+	var near, far, mute []candidate
 	for _, p := range known {
 		key := replicaKey{agent, p.Replica, p.Epoch}
 		r := d.replicas[key]
@@ -274,14 +298,20 @@ func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bu
 			continue
 		}
 		c := candidate{r, max(p.Streams, int(r.streams.Load())), p.RTT}
-		if d.cfg.Zone != "" && p.Zone == d.cfg.Zone {
+		switch {
+		case time.Now().Before(d.shunned[key]):
+			mute = append(mute, c)
+		case d.cfg.Zone != "" && p.Zone == d.cfg.Zone:
 			near = append(near, c)
-		} else {
+		default:
 			far = append(far, c)
 		}
 	}
 	if len(near) == 0 {
 		near = far
+	}
+	if len(near) == 0 {
+		near = mute
 	}
 	if len(near) == 0 {
 		return nil, known
@@ -291,6 +321,32 @@ func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bu
 		a = b
 	}
 	return a.replica, known
+}
+
+// knownFor is how long what the directory said of an agent is used again, unless it
+// changes: the counters of its replicas come every few seconds only.
+const knownFor = 250 * time.Millisecond
+
+// known returns an agent's replicas; the caller holds mu.
+func (d *Dialer) known(agent string) []bus.Presence {
+	if m, ok := d.memory[agent]; ok && time.Since(m.at) < knownFor {
+		return m.replicas
+	}
+	m := memory{d.dir.Replicas(agent), time.Now()}
+	if len(d.memory) >= maxMemory {
+		clear(d.memory)
+	}
+	d.memory[agent] = m
+	return m.replicas
+}
+
+// maxMemory bounds how many agents, existing or not, are remembered.
+const maxMemory = 1024
+
+// memory is what the directory said of an agent, and when.
+type memory struct {
+	replicas []bus.Presence
+	at       time.Time
 }
 
 type candidate struct {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 
+	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -25,6 +26,10 @@ type ForwardTarget struct {
 	// forward asks for no credentials: whoever reaches it reaches the target.
 	AllowOthers bool
 }
+
+// maxForwardEarly is how much of what a client has sent by the time it is accepted
+// goes along with the request for its stream.
+const maxForwardEarly = 1 << 10
 
 // NewPortForward returns a front end on ln. It refuses a listener that others
 // can reach unless to allows that.
@@ -62,7 +67,10 @@ func (p *PortForward) serveClient(c *client) {
 		c.abort()
 		return
 	}
-	stream, f := p.open(p.ctx, c, p.to)
+	// Most clients speak first, and at once.
+	early := make([]byte, maxForwardEarly)
+	early = early[:pipe.ReadNow(c.Conn, early)]
+	stream, f := p.open(p.ctx, c, p.to, early)
 	if f != nil {
 		if f.Hint != "" {
 			p.log.Info("what to do", slog.String("hint", f.Hint))

@@ -7,15 +7,21 @@ import (
 	"net/netip"
 	"time"
 
+	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
 )
 
 // Opener opens a stream to a target through an agent. Errors are
-// *wire.Failure. ctx bounds the opening only, not the life of the stream. It is
+// *wire.Failure. early is sent to the target along with the request, which saves
+// a round trip where the client has spoken already; it is at most MaxEarly bytes
+// long. ctx bounds the opening only, not the life of the stream. It is
 // safe for concurrent use.
 type Opener interface {
-	Open(ctx context.Context, agent AgentRef, target wire.Target) (Stream, error)
+	Open(ctx context.Context, agent AgentRef, target wire.Target, early []byte) (Stream, error)
 }
+
+// MaxEarly is the most that Opener.Open takes along, in bytes.
+const MaxEarly = stream.MaxEarly
 
 // AgentRef names an agent. An empty Organization means the proxy's own.
 type AgentRef struct{ Organization, Agent string }

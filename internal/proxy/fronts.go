@@ -45,7 +45,10 @@ func Listen(ctx context.Context, cfg config.Listeners, verify VerifyFunc, front 
 		if err != nil {
 			return
 		}
-		var lc net.ListenConfig
+		lc := net.ListenConfig{KeepAlive: -1}
+		if !config.Loopback(addr) { // else no client can vanish without a word
+			lc.KeepAlive = 0
+		}
 		ln, lerr := lc.Listen(ctx, "tcp", addr)
 		if lerr != nil {
 			err = fmt.Errorf("listen for clients: %w", lerr)

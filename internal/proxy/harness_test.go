@@ -27,13 +27,18 @@ type fakeOpener struct {
 	asked []string
 }
 
-func (o *fakeOpener) Open(ctx context.Context, agent AgentRef, target wire.Target) (Stream, error) {
+func (o *fakeOpener) Open(ctx context.Context, agent AgentRef, target wire.Target, early []byte) (Stream, error) {
 	o.mu.Lock()
 	o.asked = append(o.asked, agent.String()+" "+target.String())
 	o.mu.Unlock()
 	conn, err := o.dial(ctx, agent, target)
 	if err != nil {
 		return nil, err
+	}
+	if len(early) > 0 {
+		if _, err := conn.Write(early); err != nil {
+			return nil, err
+		}
 	}
 	return &fakeStream{conn.(*net.TCPConn)}, nil
 }

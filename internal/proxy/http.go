@@ -141,7 +141,7 @@ func (h *HTTP) connect(c *client, req connectRequest, early []byte) {
 		h.refuseRequest(c, r, f)
 		return
 	}
-	stream, f := h.open(h.ctx, c, r)
+	stream, f := h.open(h.ctx, c, r, nil)
 	if f != nil {
 		part(c.Conn, answerFor(f, r.target).response(f))
 		return

@@ -32,11 +32,9 @@ func newReplica(d *Dialer, key replicaKey) *replica {
 }
 
 // open opens a stream over one of the replica's pipes.
-func (r *replica) open(ctx context.Context, target wire.Target) (*stream.Stream, error) {
+func (r *replica) open(ctx context.Context, target wire.Target, early []byte) (*stream.Stream, error) {
 	r.streams.Add(1)
-	joinCtx, cancel := context.WithTimeout(ctx, joinTimeout)
-	p, err := r.pool.Get(joinCtx)
-	cancel()
+	p, err := r.pool.Get(ctx)
 	if err != nil {
 		r.streams.Add(-1)
 		return nil, err
@@ -47,7 +45,7 @@ func (r *replica) open(ctx context.Context, target wire.Target) (*stream.Stream,
 	}
 	return stream.Open(ctx, p, wire.Open{
 		Stream: stream.NewID(), Target: target.String(), LimitMillis: uint32(limit.Milliseconds()), //nolint:gosec // small
-	}, r)
+	}, early, r)
 }
 
 // Done takes back the pipe of a stream that ended, or that never began.

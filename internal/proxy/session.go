@@ -55,11 +55,11 @@ func (s *Server) refused(c *client, r route, f *wire.Failure) {
 }
 
 // open opens a stream and reports how that went.
-func (s *Server) open(ctx context.Context, c *client, r route) (Stream, *wire.Failure) {
+func (s *Server) open(ctx context.Context, c *client, r route, early []byte) (Stream, *wire.Failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
 	defer cancel()
 	start := time.Now()
-	stream, err := s.cfg.Opener.Open(ctx, r.agent, r.target)
+	stream, err := s.cfg.Opener.Open(ctx, r.agent, r.target, early)
 	e := r.event(s, c)
 	e.Duration = time.Since(start)
 	if err == nil {

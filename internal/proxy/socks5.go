@@ -111,7 +111,7 @@ func (s *SOCKS5) connect(c *client, g grant, host string, port uint16, early []b
 		part(c.Conn, reply(socksReply(f)))
 		return
 	}
-	stream, f := s.open(s.ctx, c, r)
+	stream, f := s.open(s.ctx, c, r, nil)
 	if f != nil {
 		part(c.Conn, reply(socksReply(f)))
 		return

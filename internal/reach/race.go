@@ -99,16 +99,15 @@ func (d *Dialer) race(ctx context.Context, what attempt, addrs []netip.AddrPort)
 }
 
 func connectTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
+	// Nothing vanishes without a word on the machine itself.
+	d := net.Dialer{KeepAlive: -1, KeepAliveConfig: net.KeepAliveConfig{
+		Enable: !addr.Addr().IsLoopback(), Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount,
 	}}
 	d.SetMultipathTCP(false) // plain TCP can be spliced, and targets rarely speak the other
-	// Not d.DialContext: its address is text, which it would resolve again.
-	conn, err := d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
-	if err != nil {
-		return nil, err
-	}
-	return conn, nil // not a nil *net.TCPConn in an interface
+	// Not d.DialTCP: with an address of our own, even an empty one, it binds first, and
+	// then a local port serves one target at a time in the whole machine. The text is
+	// an IP address, so nothing is resolved again.
+	return d.DialContext(ctx, "tcp", addr.String())
 }
 
 // failure turns the failed attempts into one error: it tells of the attempt

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"postern.dev/postern/internal/pipe"
@@ -26,6 +27,7 @@ type Stats struct {
 // nil when both directions ended properly.
 func (s *Stream) Carry(local net.Conn, early []byte, leg wire.Leg) (Stats, error) {
 	c := &carry{s: s, local: local, leg: leg}
+	c.stats.Out = int64(s.sent) //nolint:gosec // what Open sent along
 	s.carrying.Store(c)
 	if f := s.reason.Load(); f != nil { // Reset came first
 		c.abort(f, true)
@@ -52,6 +54,8 @@ type carry struct {
 	local net.Conn
 	leg   wire.Leg
 	stats Stats // In by inward, Out by outward
+
+	outDone atomic.Bool // the local connection has ended, and the peer knows
 
 	once    sync.Once // the end, by abort or in order
 	failure *wire.Failure
@@ -85,6 +89,9 @@ func (c *carry) inward() {
 		switch err := s.await(); {
 		case err == nil:
 		case err == io.EOF:
+			if c.outDone.Load() {
+				return // Carry closes all of it
+			}
 			if err := closeWrite(c.local); err != nil && !gone(err) {
 				c.localFailed(err)
 			}
@@ -139,31 +146,49 @@ func (c *carry) outward(early []byte) {
 	src := pipe.NewSource(c.local, s.host.Buffers())
 	for {
 		buf, n, err := src.Read()
-		if n > 0 {
-			s.wmu.Lock()
-			werr := s.writable()
-			if werr == nil {
-				_, werr = s.send(buf[:wire.HeaderLen+n])
-			}
-			s.wmu.Unlock()
+		if buf != nil {
+			serr := c.send(buf, n, err == io.EOF)
 			s.host.Buffers().Put(buf)
-			if werr != nil {
-				c.abort(wire.AsFailure(werr, wire.LegRelay), s.peerGone.Load())
+			if serr != nil {
+				c.abort(wire.AsFailure(serr, wire.LegRelay), s.peerGone.Load())
 				return
 			}
 			c.stats.Out += int64(n)
+		} else if err == io.EOF {
+			if serr := s.CloseWrite(); serr != nil {
+				c.abort(wire.AsFailure(serr, wire.LegRelay), false)
+				return
+			}
 		}
 		switch {
 		case err == io.EOF:
-			if err := s.CloseWrite(); err != nil {
-				c.abort(wire.AsFailure(err, wire.LegRelay), false)
-			}
+			c.outDone.Store(true)
 			return
 		case err != nil:
 			c.localFailed(err)
 			return
 		}
 	}
+}
+
+// send sends n bytes that stand in buf behind room for a header, and with them the
+// end if it is known already: one record, and one wake-up of the peer, for both.
+func (c *carry) send(buf *pipe.Buffer, n int, end bool) error {
+	s := c.s
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if err := s.writable(); err != nil {
+		return err
+	}
+	frame := buf[:wire.HeaderLen+n]
+	if !end {
+		_, err := s.send(frame)
+		return err
+	}
+	wire.Header{Type: wire.FrameEOF, Offset: s.sent + uint64(n)}.Put(buf[len(frame) : len(frame)+wire.HeaderLen]) //nolint:gosec // not negative
+	_, err := s.sendWith(frame, buf[:len(frame)+wire.HeaderLen])
+	s.eofSent = err == nil
+	return err
 }
 
 // localFailed aborts because the client or the target failed.

@@ -16,20 +16,30 @@ func NewID() (id wire.StreamID) {
 	return id
 }
 
+// MaxEarly is the most that Open sends along, in bytes.
+const MaxEarly = 8 << 10
+
 // answerGrace is how much longer than the agent's own limit an opener waits for
 // its answer.
 const answerGrace = 2 * time.Second
 
 // Open asks for a stream over an idle pipe and waits until the agent has reached
-// the target. Whatever the outcome, host.Done takes the pipe back in the end, when
+// the target. early is what is already known to go to the target, at most
+// MaxEarly bytes: it travels with the request, in one record. Whatever the outcome, host.Done takes the pipe back in the end, when
 // Open failed at once or later. Errors are *wire.Failure: the agent's refusal,
 // CodeCanceled or CodeTimeout when ctx or the time limit of o ended, or CodeLost, in
-// which case the target has seen no byte and another pipe may be tried.
-func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, host Host) (*Stream, error) {
+// which case the target has seen no byte but those of early, and another pipe may be
+// tried if there were none.
+func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, early []byte, host Host) (*Stream, error) {
 	s := newStream(p, host, o.Stream, "")
-	frame := make([]byte, wire.HeaderLen, wire.HeaderLen+len(o.Target)+64)
+	frame := make([]byte, wire.HeaderLen, 2*wire.HeaderLen+len(o.Target)+len(early)+64)
 	frame = o.Append(frame)
 	wire.Header{Type: wire.FrameOpen, Length: len(frame) - wire.HeaderLen}.Put(frame)
+	if len(early) > 0 {
+		frame = wire.Append(frame, wire.FrameData, 0, 0, early)
+		s.sent = uint64(len(early))
+		host.Count(0, len(early))
+	}
 	if o.LimitMillis > 0 {
 		_ = p.SetReadDeadline(time.Now().Add(time.Duration(o.LimitMillis)*time.Millisecond + answerGrace))
 	}

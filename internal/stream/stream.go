@@ -270,10 +270,14 @@ func (s *Stream) writable() error {
 
 // send sends a DATA frame whose payload stands behind room for the header; the
 // caller holds wmu.
-func (s *Stream) send(frame []byte) (accepted bool, err error) {
+func (s *Stream) send(frame []byte) (accepted bool, err error) { return s.sendWith(frame, frame) }
+
+// sendWith is send for a frame that whole begins with; what follows it is sent
+// along.
+func (s *Stream) sendWith(frame, whole []byte) (accepted bool, err error) {
 	n := len(frame) - wire.HeaderLen
 	wire.Header{Type: wire.FrameData, Length: n, Offset: s.sent}.Put(frame)
-	accepted, err = s.p.Send(frame)
+	accepted, err = s.p.Send(whole)
 	if accepted {
 		s.sent += uint64(n) //nolint:gosec // not negative
 		s.host.Count(0, n)

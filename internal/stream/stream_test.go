@@ -71,7 +71,7 @@ func (w *world) open(t testing.TB) (client, server *stream.Stream) {
 			server, serverErr = in.Accept("192.0.2.1:80", w.serverHost)
 		}
 	})
-	client, err := stream.Open(t.Context(), w.client, wire.Open{Stream: stream.NewID(), Target: "tcp:example.com:80"}, w.clientHost)
+	client, err := stream.Open(t.Context(), w.client, wire.Open{Stream: stream.NewID(), Target: "tcp:example.com:80"}, nil, w.clientHost)
 	wg.Wait()
 	if err != nil || serverErr != nil {
 		t.Fatalf("opening: client %v, server %v", err, serverErr)
@@ -187,7 +187,7 @@ func TestRefusalLeavesThePipeUsable(t *testing.T) {
 			t.Errorf("refusing: %v", err)
 		}
 	})
-	_, err := stream.Open(t.Context(), w.client, wire.Open{Target: "tcp:example.com:80"}, w.clientHost)
+	_, err := stream.Open(t.Context(), w.client, wire.Open{Target: "tcp:example.com:80"}, nil, w.clientHost)
 	wg.Wait()
 	var f *wire.Failure
 	if !errors.As(err, &f) || f.Error() != want.Error() {
@@ -215,7 +215,7 @@ func TestOpenGivesUpWithItsContext(t *testing.T) {
 		}
 		w.server.Close()
 	})
-	_, err := stream.Open(ctx, w.client, wire.Open{Target: "tcp:example.com:80"}, w.clientHost)
+	_, err := stream.Open(ctx, w.client, wire.Open{Target: "tcp:example.com:80"}, nil, w.clientHost)
 	var f *wire.Failure
 	if !errors.As(err, &f) || f.Code != wire.CodeTimeout {
 		t.Fatalf("got %v, want a time-out", err)

@@ -34,7 +34,7 @@ func (a *Agent) meet(r bus.MeetRequest) error {
 	return nil
 }
 
-// join makes one pipe and serves it until it ends.
+// join makes one pipe, and has it served.
 func (a *Agent) join(ticket wire.Ticket) {
 	start := time.Now()
 	p, err := a.connect(ticket)
@@ -51,14 +51,20 @@ func (a *Agent) join(ticket wire.Ticket) {
 		a.log.Warn("pipe not joined", "error", err)
 		return
 	}
-	l := &lane{agent: a, pipe: p}
+	l := &lane{agent: a, pipe: p, done: make(chan struct{}, 1)}
 	a.lanes[l] = struct{}{}
 	if a.draining {
 		p.Close()
 	}
 	a.mu.Unlock()
 	a.keeper.Watch(p)
-	err = l.serve()
+	a.wg.Go(func() { a.serve(l) }) // on a stack that the handshakes have not grown
+}
+
+// serve serves a pipe until it ends.
+func (a *Agent) serve(l *lane) {
+	err := l.serve()
+	p := l.pipe
 	p.Close()
 	a.mu.Lock()
 	delete(a.lanes, l)
@@ -95,14 +101,16 @@ func (a *Agent) welcome(id identity.ID) error {
 type lane struct {
 	agent *Agent
 	pipe  *pipe.Pipe
-	busy  bool // guarded by agent.mu
-	ended bool // the pipe ended between two streams, as the proxy's pool does
+	done  chan struct{} // a stream has given the pipe back
+	busy  bool          // guarded by agent.mu
+	ended bool          // the pipe ended between two streams, as the proxy's pool does, or with a reset
 }
 
 func (l *lane) Done(p *pipe.Pipe, clean bool) {
 	if !clean {
 		p.Close()
 	}
+	l.done <- struct{}{}
 }
 
 func (l *lane) Go(f func()) { l.agent.wg.Go(f) }
@@ -167,6 +175,7 @@ func (l *lane) one(in *stream.Incoming) error {
 	if err != nil {
 		_ = conn.Close()
 		a.streams.Opened(err, 0)
+		<-l.done
 		return err
 	}
 	a.streams.Opened(nil, time.Since(start))
@@ -180,9 +189,13 @@ func (l *lane) one(in *stream.Incoming) error {
 	a.guard.leave(admitted)
 	a.open.Add(-1)
 	a.streams.Closed(err)
+	if err != nil && l.pipe.Dead() == nil {
+		l.ended = true // by the stream's last word, which may still be on its way
+	}
 	if debug {
 		l.log(in).Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)
 	}
+	<-l.done
 	return err
 }
 

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -27,6 +28,9 @@ func connectFailure(err error) error {
 	case errors.Is(err, nats.ErrAuthorization):
 		return wire.Fail(wire.LegBus, wire.CodeUnauthenticated, "the bus refused the credentials").
 			WithHint("they may be expired, revoked, or of an organization that was deleted").WithCause(err)
+	case refusedCertificate(err):
+		return wire.Fail(wire.LegBus, wire.CodeUnauthenticated, "the hub does not accept this party's certificate").
+			WithHint("its token or key was revoked, or its organization deleted; or this machine's clock is wrong").WithCause(err)
 	case errors.Is(err, nats.ErrMaxConnectionsExceeded), errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
 		return wire.Fail(wire.LegBus, wire.CodeOverloaded, "the organization has too many connections to the bus").WithCause(err)
 	case errors.Is(err, nats.ErrStaleConnection):
@@ -38,6 +42,14 @@ func connectFailure(err error) error {
 	default:
 		return wire.Fail(wire.LegBus, wire.CodeLost, "the connection to the bus ended: %s", err).WithCause(err)
 	}
+}
+
+// refusedCertificate reports whether the other side broke TLS off with an alert.
+// After a TLS 1.3 handshake that succeeded for us, which it did if the bus is
+// spoken to at all, our certificate is its only reason.
+func refusedCertificate(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // requestFailure explains why a request that was sent to who failed.

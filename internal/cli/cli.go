@@ -37,7 +37,9 @@ Start with 'postern dev', which runs everything in one process and prints what t
 			root.AddCommand(c)
 		}
 	}
-	add(groupRun, newDev(w), newHub(w), agentcmd.New(w, "postern agent"), newProxy(w))
+	agent := agentcmd.New(w, "postern agent")
+	agent.AddCommand(newRegister(w), newUnregister(w), newKey(w))
+	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w))
 	add(groupManage, newOrganization(w), newRobot(w))
 	root.AddCommand(newConfig(w), newVersion(w))

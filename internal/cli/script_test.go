@@ -39,14 +39,14 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs every script: one file per subject, so that a case is added
 // without Go. "exit CODE COMMAND" checks the exit code, and "ready ADDR" waits for
-// the role whose metrics are there; $ADDR and $METRICS are free addresses.
+// the role whose metrics are there; $ADDR, $METRICS and $METRICS2 are free addresses.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "ready": ready},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("NO_PROXY", "127.0.0.1,localhost")
-			for _, name := range []string{"ADDR", "METRICS"} {
+			for _, name := range []string{"ADDR", "METRICS", "METRICS2"} {
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					return err

@@ -22,6 +22,7 @@ func DefaultAgent() Agent {
 func (a *Agent) fields() []*Field {
 	all := a.Party.fields("ID of this agent; its replicas share it",
 		"name of this replica, unique among those of the agent; without it POD_NAME, or the host's name and a random end")
+	all = append(all, a.keyFields()...)
 	all = append(all,
 		allowField(&a.Allow), denyField(&a.Deny), policyFileField(&a.PolicyFile),
 		text("zone", "ZONE", &a.Zone, "where this replica runs; proxies of the same zone prefer it"),

@@ -63,6 +63,10 @@ type Party struct {
 	AgentID      string // the agent's own ID; for a proxy the agent that is meant when a client names none
 	TokenFile    string // file with a robot token: JSON {"accessId","token"} or the bare token
 	Token        Secret // the robot token itself, from the environment only; unused when TokenFile is set
+	// An agent may have a private key instead of a token; other parties have none.
+	PrivateKeyFile string // file with the key in PEM
+	PrivateKey     Secret // the key itself, from the environment only; unused when PrivateKeyFile is set
+
 	Name         string // unique among the replicas that share an identity; derived when not given
 	Metrics      string // HOST:PORT for /metrics, /healthz and /readyz; empty for none
 	DrainTimeout time.Duration
@@ -81,6 +85,14 @@ func (p *Party) fields(agentID, name string) []*Field {
 	return all
 }
 
+// keyFields are the settings of a party that may have a key pair: an agent.
+func (p *Party) keyFields() []*Field {
+	return []*Field{
+		text("private-key-file", "FILE", &p.PrivateKeyFile, "private key in PEM of an agent that is registered with its public key, instead of --token-file; read again at each renewal"),
+		hidden("private-key", &p.PrivateKey, "the private key itself in PEM, where a file cannot be had; line breaks may be written as \\n"),
+	}
+}
+
 func (p *Party) tail() []*Field {
 	all := []*Field{
 		text("metrics", "ADDR", &p.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -94,15 +106,44 @@ func (p *Party) complete(s *Set, env Environment) {
 		p.Name = ReplicaName(env)
 	}
 	s.oneToken(&p.TokenFile, &p.Token)
+	if s.Field("private-key-file") != nil {
+		s.oneSecret("private-key-file", &p.PrivateKeyFile, &p.PrivateKey)
+		p.oneProof(s)
+	}
+}
+
+// oneProof settles whether the token or the private key counts when both are
+// given by different means: the one that was given closer to the command line.
+// Those from the same place contradict each other; check says so.
+func (p *Party) oneProof(s *Set) {
+	source := func(file string, value Secret, name string) (Source, bool) {
+		if file != "" {
+			return s.Field(name + "-file").origin.Source, true
+		}
+		return s.Field(name).origin.Source, value != ""
+	}
+	token, hasToken := source(p.TokenFile, p.Token, "token")
+	key, hasKey := source(p.PrivateKeyFile, p.PrivateKey, "private-key")
+	switch {
+	case !hasToken || !hasKey || token == key:
+	case token > key:
+		p.PrivateKeyFile, p.PrivateKey = "", ""
+	default:
+		p.TokenFile, p.Token = "", ""
+	}
 }
 
 // oneToken settles which of two tokens counts when both a file and a value are
-// given: the file, unless only the configuration file names it, over which the
+// given.
+func (s *Set) oneToken(file *string, value *Secret) { s.oneSecret("token-file", file, value) }
+
+// oneSecret settles which counts when a secret is given by a file and by itself:
+// the file, unless only the configuration file names it, over which the
 // environment wins.
-func (s *Set) oneToken(file *string, value *Secret) {
+func (s *Set) oneSecret(fileField string, file *string, value *Secret) {
 	switch {
 	case *file == "" || *value == "":
-	case s.Field("token-file").origin.Source >= SourceEnv:
+	case s.Field(fileField).origin.Source >= SourceEnv:
 		*value = ""
 	default:
 		*file = ""
@@ -114,7 +155,11 @@ func (p *Party) check(c *checker) {
 	if c.require("organization", p.Organization) {
 		c.name("organization", "organization", p.Organization)
 	}
-	if p.Token == "" {
+	token, key := p.TokenFile != "" || p.Token != "", p.PrivateKeyFile != "" || p.PrivateKey != ""
+	switch {
+	case token && key:
+		c.fail("private-key-file", "give one of --token-file and --private-key-file", "an agent shows a token or a key, not both")
+	case !token && !key:
 		c.require("token-file", p.TokenFile)
 	}
 	c.name("name", "replica name", p.Name)

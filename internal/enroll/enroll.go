@@ -36,6 +36,7 @@ type Request struct {
 	Replica      string        // unique among the processes that share Name
 	Version      string        // of this program
 	Secret       Secret
+	Key          *KeyPair // instead of Secret, for an agent that is registered with keys
 
 	// NewBusKey makes the key pair for the bus: its public text and its seed.
 	// bus.NewUserKey is one. It is called once in a Session's life.
@@ -59,7 +60,9 @@ type Session struct {
 	req Request
 	log *slog.Logger
 
-	grant atomic.Pointer[Grant]
+	grant   atomic.Pointer[Grant]
+	refused atomic.Bool   // the newest grant was refused: see Refused
+	hurry   chan struct{} // holds one when Run is to renew now
 
 	mu        sync.Mutex // guards what follows; held during an exchange
 	busPublic string
@@ -75,7 +78,7 @@ func New(hub Hub, req Request, log *slog.Logger) *Session {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Session{hub: hub, req: req, log: log}
+	return &Session{hub: hub, req: req, log: log, hurry: make(chan struct{}, 1)}
 }
 
 // Grant returns the newest grant, or nil before the first. It may have expired
@@ -88,6 +91,17 @@ func (s *Session) Credentials() *identity.Credentials {
 		return g.Credentials
 	}
 	return nil
+}
+
+// Refused says that somebody who matters did not accept the newest credentials,
+// though they have not expired: they were revoked, most likely. Run then renews
+// at once, and takes a refusal by the hub for final. It does nothing without Run.
+func (s *Session) Refused() {
+	s.refused.Store(true)
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // OnRenew has f called after each exchange with what it gave. f is called from
@@ -136,6 +150,7 @@ func (s *Session) exchange(ctx context.Context) error {
 		return err
 	}
 	first := s.grant.Swap(g) == nil
+	s.refused.Store(false)
 	level := slog.LevelDebug
 	if first {
 		level = slog.LevelInfo
@@ -153,9 +168,15 @@ func (s *Session) exchange(ctx context.Context) error {
 func (s *Session) newGrant(ctx context.Context) (*Grant, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	token, tokenType, err := s.req.Secret.SubjectToken(ctx)
-	if err != nil {
-		return nil, err
+	req := api.TokenRequest{
+		SubjectTokenType: api.TokenTypeJWT, Organization: s.req.Organization, Role: string(s.req.Role), Name: s.req.Name,
+		Replica: s.req.Replica, Version: s.req.Version,
+	}
+	var err error
+	if s.req.Key == nil {
+		if req.SubjectToken, req.SubjectTokenType, err = s.req.Secret.SubjectToken(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if s.busPublic == "" {
 		if s.busPublic, s.busSeed, err = s.req.NewBusKey(); err != nil {
@@ -171,12 +192,18 @@ func (s *Session) newGrant(ctx context.Context) (*Grant, error) {
 	if err != nil {
 		return nil, internal("make certificate request", err)
 	}
+	req.CSR, req.BusKey = string(csr), s.busPublic
+	if c := s.Credentials(); c != nil {
+		req.Previous = identity.Serial(c.Certificate.Leaf)
+	}
 	client := &api.Client{BaseURL: s.hub.BaseURL(), HTTP: s.hub.HTTPClient()}
+	if s.req.Key != nil {
+		if err := s.req.Key.assert(ctx, client, &req); err != nil {
+			return nil, err
+		}
+	}
 	sent := time.Now()
-	res, err := client.Exchange(ctx, api.TokenRequest{
-		SubjectToken: token, SubjectTokenType: tokenType, Organization: s.req.Organization, Role: string(s.req.Role),
-		Name: s.req.Name, Replica: s.req.Replica, CSR: string(csr), BusKey: s.busPublic, Version: s.req.Version,
-	})
+	res, err := client.Exchange(ctx, req)
 	received := time.Now()
 	if err != nil {
 		return nil, blameClock(err, sent, received)

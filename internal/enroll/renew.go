@@ -23,20 +23,26 @@ const (
 	// clockCheck is how often a sleeper looks at the wall clock: timers stand
 	// still while a machine is suspended, certificates do not.
 	clockCheck = 30 * time.Second
+
+	// hurryPause is the least time between an attempt to renew and one that
+	// Refused asks for.
+	hurryPause = 3 * time.Second
 )
 
 // Run keeps the credentials fresh until ctx ends, and then returns nil. Where
 // Start gave none, it gets the first ones. When the hub cannot be reached, it
 // tries on for ever. When the hub refuses (see Permanent), it tries on until
 // the credentials expire, because a file may be replaced, and then returns the
-// *wire.Failure.
+// *wire.Failure; credentials that were refused (see Refused) count as expired.
 func (s *Session) Run(ctx context.Context) error {
 	failures := 0
 	renewAt := s.renewalTime()
+	var last time.Time // of the attempts
 	for {
-		if !sleepUntil(ctx, renewAt) {
+		if !sleepUntil(ctx, renewAt, s.hurry) || !sleepUntil(ctx, last.Add(hurryPause), nil) {
 			return nil
 		}
+		last = time.Now()
 		err := s.exchange(ctx)
 		switch {
 		case err == nil:
@@ -90,11 +96,11 @@ func (s *Session) expires() time.Time {
 }
 
 // expired reports whether there are no valid credentials.
-func (s *Session) expired() bool { return !time.Now().Before(s.expires()) }
+func (s *Session) expired() bool { return s.refused.Load() || !time.Now().Before(s.expires()) }
 
 // sleepUntil waits until t has come by the monotonic clock or by the wall clock,
-// and reports whether it came before ctx ended.
-func sleepUntil(ctx context.Context, t time.Time) bool {
+// or hurry gives something, and reports whether that was before ctx ended.
+func sleepUntil(ctx context.Context, t time.Time, hurry <-chan struct{}) bool {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -107,6 +113,8 @@ func sleepUntil(ctx context.Context, t time.Time) bool {
 		select {
 		case <-ctx.Done():
 			return false
+		case <-hurry:
+			return true
 		case <-timer.C:
 		}
 	}

@@ -65,11 +65,15 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 		return nil, err
 	}
 	p := &Party{cfg: cfg, Uplink: d}
-	p.Session = enroll.New(d, enroll.Request{
-		Organization: s.Organization, Role: cfg.Role, Name: cfg.Name, Replica: cfg.Replica, Version: cfg.Version,
-		Secret:    &enroll.RobotToken{File: s.TokenFile, Value: string(s.Token), Log: cfg.Log},
-		NewBusKey: bus.NewUserKey,
-	}, cfg.Log)
+	request := enroll.Request{
+		Organization: s.Organization, Role: cfg.Role, Name: cfg.Name, Replica: cfg.Replica, Version: cfg.Version, NewBusKey: bus.NewUserKey,
+	}
+	if s.PrivateKeyFile != "" || s.PrivateKey != "" {
+		request.Key = &enroll.KeyPair{File: s.PrivateKeyFile, Value: s.PrivateKey.Reveal(), Log: cfg.Log}
+	} else {
+		request.Secret = &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal(), Log: cfg.Log}
+	}
+	p.Session = enroll.New(d, request, cfg.Log)
 	if err := p.enrol(ctx); err != nil {
 		d.CloseIdle()
 		return nil, err
@@ -132,6 +136,9 @@ func (p *Party) busChanged(connected bool, err error) {
 		return
 	}
 	p.busErr.Store(&busState{err: err, at: time.Now()})
+	if wire.AsFailure(err, wire.LegUnknown).Code == wire.CodeUnauthenticated {
+		p.Session.Refused() // at the renewal the hub tells whether that is final, and why
+	}
 	if p.lost.Swap(true) {
 		p.cfg.Log.Debug("bus still lost", "error", err)
 		return

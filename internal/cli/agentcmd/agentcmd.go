@@ -38,6 +38,10 @@ the file.`,
   POSTERN_TOKEN_FILE=/var/run/postern/token ` + invocation + ` --connect-url tls://hub.example.org \
     --organization default --agent-id cluster-7
 
+  # With a key pair of its own instead of a token.
+  ` + invocation + ` --connect-url tls://hub.example.org --organization default --agent-id office \
+    --private-key-file office.key --ca-file ca.crt --allow tcp:db.example.org:5432
+
   # All settings from a file, through the HTTP proxy that the network demands.
   AGENT_PROXY=http://proxy.example.org:3128 ` + invocation + ` --config agent.yaml`,
 		Args: command.Exact(),
@@ -61,5 +65,6 @@ the file.`,
 		},
 	}
 	command.Bind(cmd, set)
+	cmd.AddCommand(newKeygen(w, invocation))
 	return cmd
 }

@@ -1,0 +1,111 @@
+package enroll
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wire"
+)
+
+// KeyPair is an agent's private key, in a file or itself, with which it proves who
+// it is. The file is read again at each renewal, so that a key can be replaced
+// while the program runs. Set one of File and Value before first use. It is safe
+// for concurrent use.
+type KeyPair struct {
+	File  string
+	Value string       // PEM; line breaks may be written as \n
+	Log   *slog.Logger // for a warning about the file's permissions; nil: none
+
+	mu     sync.Mutex
+	warned bool
+	kept   *identity.AgentKey // from a pipe, which can be read only once
+}
+
+// assert signs what a request asks for. The hub is asked for its trust domain
+// first, over the connection that was verified: it is the assertion's audience.
+func (k *KeyPair) assert(ctx context.Context, client *api.Client, req *api.TokenRequest) error {
+	key, err := k.key()
+	if err != nil {
+		return err
+	}
+	hub, err := client.HubVersion(ctx)
+	if err != nil {
+		return err
+	}
+	req.SubjectToken, err = key.SignAssertion(identity.Claims{
+		TrustDomain: hub.TrustDomain, Organization: req.Organization, Agent: req.Name, Request: req.Digest(),
+	}, time.Now())
+	if err != nil {
+		return internal("sign assertion", err)
+	}
+	return nil
+}
+
+// key returns the private key of the moment.
+func (k *KeyPair) key() (*identity.AgentKey, error) {
+	if k.File == "" {
+		key, err := identity.ParseAgentKey([]byte(k.Value))
+		if err != nil {
+			return nil, badKey("the private key given", err)
+		}
+		return key, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.kept != nil {
+		return k.kept, nil
+	}
+	key, mode, err := readKeyFile(k.File)
+	if err != nil {
+		return nil, err
+	}
+	if !mode.IsRegular() {
+		k.kept = key
+	} else if mode.Perm()&0o044 != 0 && !k.warned && k.Log != nil {
+		k.warned = true
+		k.Log.Warn("private key file can be read by others; make it private with chmod 600", "file", k.File)
+	}
+	return key, nil
+}
+
+// readKeyFile reads a private key, and its file's mode. Errors are *wire.Failure
+// that name the file and say what to do.
+func readKeyFile(name string) (*identity.AgentKey, os.FileMode, error) {
+	unreadable := func(err error) error {
+		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "private key file %s cannot be read: %s", name, plain(err)).WithCause(err).
+			WithHint("make a key with: postern agent keygen -f %s, and let the user that runs this program read it", name)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, 0, unreadable(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, unreadable(err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	if err != nil {
+		return nil, 0, unreadable(err)
+	}
+	if len(b) > maxTokenFile {
+		return nil, 0, badKey("private key file "+name, fmt.Errorf("it is longer than %d bytes", maxTokenFile))
+	}
+	key, err := identity.ParseAgentKey(b)
+	if err != nil {
+		return nil, 0, badKey("private key file "+name, err)
+	}
+	return key, info.Mode(), nil
+}
+
+func badKey(what string, err error) error {
+	return wire.Fail(wire.LegHub, wire.CodeBadRequest, "%s: %s", what, err).WithCause(err).
+		WithHint("make a key with: postern agent keygen -f FILE")
+}

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"log/slog"
 	"net"
 	"sync"
@@ -55,7 +56,7 @@ type Agent struct {
 
 	buffers *pipe.Buffers
 	keeper  *pipe.Keeper
-	inner   func() *identity.Credentials
+	inner   *tls.Config // shared by all pipes
 	party   *party.Party
 
 	wg       sync.WaitGroup // lanes and what they start
@@ -118,7 +119,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return err
 	}
-	a.party, a.inner = p, p.Credentials
+	a.party, a.inner = p, identity.InnerServerConfig(p.Credentials, a.welcome)
 	defer p.Close()
 
 	// What serves streams outlives ctx by the drain time.

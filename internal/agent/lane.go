@@ -85,7 +85,7 @@ func (a *Agent) connect(ticket wire.Ticket) (*pipe.Pipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pipe.Server(ctx, bare, identity.InnerServerConfig(a.inner, a.welcome), a.buffers)
+	return pipe.Server(ctx, bare, a.inner, a.buffers)
 }
 
 // welcome says which peers may use a pipe: proxies of our organization.

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"sync/atomic"
 	"time"
@@ -22,11 +23,13 @@ type replica struct {
 	ctx     context.Context
 	end     context.CancelFunc
 	streams atomic.Int64
+	inner   *tls.Config // shared by all pipes
 }
 
 func newReplica(d *Dialer, key replicaKey) *replica {
 	r := &replica{d: d, key: key}
 	r.ctx, r.end = context.WithCancel(d.ctx)
+	r.inner = identity.InnerClientConfig(d.cfg.Credentials, r.expect)
 	r.pool = pipe.NewPool(pipe.PoolConfig{Join: r.join, Keeper: d.keeper})
 	return r
 }
@@ -109,7 +112,7 @@ func (r *replica) join(ctx context.Context, n int, deliver func(*pipe.Pipe, erro
 func (r *replica) connect(ctx context.Context, t wire.Ticket) (p *pipe.Pipe, err error) {
 	var bare net.Conn
 	if bare, err = r.d.cfg.Join(ctx, t); err == nil {
-		p, err = pipe.Client(ctx, bare, identity.InnerClientConfig(r.d.cfg.Credentials, r.expect), r.d.buffers)
+		p, err = pipe.Client(ctx, bare, r.inner, r.d.buffers)
 	}
 	if err != nil && ctx.Err() != nil { // the replica's refusal says more than that we gave up
 		if f := wire.AsFailure(context.Cause(ctx), wire.LegUnknown); f.Leg != wire.LegUnknown {

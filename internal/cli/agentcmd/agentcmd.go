@@ -5,8 +5,8 @@ package agentcmd
 
 import (
 	"context"
-	"runtime/debug"
 	"errors"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"

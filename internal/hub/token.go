@@ -154,6 +154,12 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
+	if principal.Agent != "" {
+		// Not before: once the list shows that a new key is used, the old one can go.
+		if err := a.o.Registry.NoteAgentKeyUse(r.Context(), id.Organization, principal.Agent, principal.KeyID); err != nil {
+			return nil, err
+		}
+	}
 	busToken, err := a.o.Bus.MintUser(id.Organization, busKey, id.Role, id.Name, id.Replica, ttl)
 	if err != nil {
 		return nil, err

@@ -12,20 +12,25 @@ import (
 
 // Endpoint is the one port of a hub or relay.
 type Endpoint struct {
-	Scheme string // tls or https
+	Scheme string // tls, https or wss
 	Host   string // a DNS name in lower case, or an IP address without brackets
 	Port   uint16
+	Path   string // of wss, escaped, with a slash in front; empty for the others
 }
+
+// defaultPath is where a hub takes WebSockets.
+const defaultPath = "/v1/connect"
 
 // maxURLLen bounds connect and proxy URLs, in bytes.
 const maxURLLen = 2048
 
 // ParseConnectURL reads tls://HOST[:PORT], whose port is 4222 unless given, or
-// https://HOST[:PORT], whose port is 443 unless given. An IPv6 address stands in
-// brackets. The URL has no user, path, query or fragment; one final slash is
-// let pass.
+// https://HOST[:PORT], or wss://HOST[:PORT][/PATH], whose port is 443 unless given.
+// An IPv6 address stands in brackets. The URL has no user, query or fragment, and a
+// path only behind wss, where /v1/connect is meant if there is none; one final slash
+// is let pass.
 func ParseConnectURL(s string) (Endpoint, error) {
-	const want = "want tls://HOST[:4222] or https://HOST[:443]"
+	const want = "want tls://HOST[:4222], https://HOST[:443] or wss://HOST[:443]"
 	switch {
 	case s == "":
 		return Endpoint{}, fmt.Errorf("connect URL is missing: %s", want)
@@ -40,7 +45,7 @@ func ParseConnectURL(s string) (Endpoint, error) {
 	switch e.Scheme {
 	case "tls":
 		e.Port = 4222
-	case "https":
+	case "https", "wss":
 		e.Port = 443
 	default:
 		return Endpoint{}, fmt.Errorf("connect URL has the scheme %q: %s", printable(scheme), want)
@@ -52,6 +57,12 @@ func ParseConnectURL(s string) (Endpoint, error) {
 	u, err := url.Parse(e.Scheme + "://" + rest)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("connect URL %q does not parse: %s", printable(s), want)
+	}
+	if e.Scheme == "wss" {
+		if e.Path = u.EscapedPath(); e.Path == "" || e.Path == "/" {
+			e.Path = defaultPath
+		}
+		u.Path = ""
 	}
 	if (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.Contains(s, "#") {
 		return Endpoint{}, fmt.Errorf("connect URL %q has more than a host and port: %s", printable(s), want)
@@ -72,8 +83,18 @@ func ParseConnectURL(s string) (Endpoint, error) {
 // Address returns HOST:PORT, an IPv6 address in brackets.
 func (e Endpoint) Address() string { return net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))) }
 
-// String returns the connect URL with its port.
-func (e Endpoint) String() string { return e.Scheme + "://" + e.Address() }
+// String returns the connect URL with its port, and with its path unless that is
+// the usual one.
+func (e Endpoint) String() string {
+	s := e.Scheme + "://" + e.Address()
+	if e.Path != defaultPath {
+		s += e.Path
+	}
+	return s
+}
+
+// WebSocket says whether the port is reached by WebSocket.
+func (e Endpoint) WebSocket() bool { return e.Scheme == "wss" }
 
 // BaseURL returns the https URL of the hub's API on the same port, without a
 // slash at its end.

@@ -17,6 +17,10 @@ func TestParseConnectURL(t *testing.T) {
 		"tls://[::1]":                  "tls://[::1]:4222",
 		"tls://[2001:DB8::1]:5000":     "tls://[2001:db8::1]:5000",
 		"tls://localhost":              "tls://localhost:4222",
+		"wss://hub.example.com":        "wss://hub.example.com:443",
+		"wss://hub.example.com:8443/":  "wss://hub.example.com:8443",
+		"WSS://h/v1/connect":           "wss://h:443",
+		"wss://[::1]/a%2Fb/c":          "wss://[::1]:443/a%2Fb/c",
 	} {
 		e, err := ParseConnectURL(in)
 		if err != nil || e.String() != want {
@@ -44,6 +48,10 @@ func TestParseConnectURLErrors(t *testing.T) {
 		"tls://user:secret@hub":              "user or password",
 		"tls://hub/path":                     "more than a host",
 		"tls://hub?x":                        "more than a host",
+		"wss://hub/v1?x":                     "more than a host",
+		"wss://hub/v1#x":                     "more than a host",
+		"wss://user:secret@hub/":             "user or password",
+		"ws://hub":                           `scheme "ws"`,
 		"tls://hub#":                         "more than a host",
 		"tls://::1":                          "not allowed in a name",
 		"tls://[fe80::1%25eth0]":             "zones",
@@ -62,7 +70,7 @@ func TestParseConnectURLErrors(t *testing.T) {
 }
 
 func FuzzParseConnectURL(f *testing.F) {
-	for _, s := range []string{"tls://hub", "https://[::1]:1", "tls://a:b@c", "x", "tls://%41", "https://h/?#"} {
+	for _, s := range []string{"tls://hub", "https://[::1]:1", "tls://a:b@c", "x", "tls://%41", "https://h/?#", "wss://h/a%2f//b", "wss://[::1]:9/ ", "wss://h/v1/connect"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -94,9 +94,20 @@ func proxyAddress(u *url.URL) string {
 }
 
 func proxyTLSConfig(c Config, u *url.URL) (*tls.Config, error) {
-	conf := &tls.Config{ServerName: u.Hostname(), MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, Time: c.Now}
+	roots, err := proxyRoots(c)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		ServerName: u.Hostname(), RootCAs: roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, Time: c.Now,
+	}, nil
+}
+
+// proxyRoots returns the system's authorities and those of ProxyCAFile, or nil when
+// the system's are all.
+func proxyRoots(c Config) (*x509.CertPool, error) {
 	if c.ProxyCAFile == "" {
-		return conf, nil
+		return nil, nil
 	}
 	pool, err := x509.SystemCertPool()
 	if err != nil {
@@ -109,8 +120,7 @@ func proxyTLSConfig(c Config, u *url.URL) (*tls.Config, error) {
 	if !pool.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("CA file %s of the HTTP proxy has no certificate in it", c.ProxyCAFile)
 	}
-	conf.RootCAs = pool
-	return conf, nil
+	return pool, nil
 }
 
 // Tunnel turns a connection from DialTCP into one to the hub's port: through an

@@ -97,16 +97,22 @@ func (t *trust) verify(cs tls.ConnectionState) (identity.ID, error) {
 		}
 		return id, nil
 	}
-	opts := x509.VerifyOptions{Roots: roots, CurrentTime: t.now(), Intermediates: x509.NewCertPool()}
-	for _, cert := range cs.PeerCertificates[1:] {
+	return identity.ID{}, verifyName(cs.PeerCertificates, roots, t.host, t.now())
+}
+
+// verifyName is the verification of any web server: chain and host name.
+func verifyName(chain []*x509.Certificate, roots *x509.CertPool, host string, now time.Time) error {
+	leaf := chain[0]
+	opts := x509.VerifyOptions{Roots: roots, CurrentTime: now, Intermediates: x509.NewCertPool()}
+	for _, cert := range chain[1:] {
 		opts.Intermediates.AddCert(cert)
 	}
 	// The key usage is server authentication, since none is named. The name comes
 	// last: to a person the unknown authority matters more than a wrong name.
 	if _, err := leaf.Verify(opts); err != nil {
-		return identity.ID{}, err
+		return err
 	}
-	return identity.ID{}, leaf.VerifyHostname(t.host)
+	return leaf.VerifyHostname(host)
 }
 
 // pinnedRoots returns the presented authorities that have the pin, or nil.

@@ -1,10 +1,10 @@
 // Package uplink is how a party (agent, proxy, command line) reaches the hub's
-// one port: by TCP, or through an HTTP proxy of the network it runs in, with TLS
-// 1.3 on top that verifies the hub.
+// one port: by TCP, or through an HTTP proxy of the network it runs in, or inside a
+// WebSocket where only web traffic passes, with TLS 1.3 on top that verifies the hub.
 //
 // A Dialer makes every kind of connection to that port: DialTLS for the bus and
 // for pipes, HTTPClient for the HTTPS API. The single steps (Resolve, DialTCP,
-// Tunnel, Handshake) are there for diagnosis. Every error is a *wire.Failure
+// Tunnel, Upgrade, Handshake) are there for diagnosis. Every error is a *wire.Failure
 // with a hint for the person who can mend it, and no error carries a secret.
 package uplink
 
@@ -31,7 +31,9 @@ const (
 
 // Config says where the one port is and whom to trust there.
 type Config struct {
-	// ConnectURL is tls://HOST[:4222] or https://HOST[:443].
+	// ConnectURL is tls://HOST[:4222], https://HOST[:443] or wss://HOST[:443][/PATH].
+	// With wss, one of CAFile, Roots and CAPin is needed: the system's roots may
+	// contain the authority of what opens TLS on the way.
 	ConnectURL string
 
 	// CAFile names a PEM file with the certificate authorities to trust in
@@ -50,8 +52,9 @@ type Config struct {
 	// and NO_PROXY (each in upper or lower case).
 	ProxyURL string
 
-	// ProxyCAFile names a PEM file with authorities to trust for an https://
-	// proxy, in addition to the system's.
+	// ProxyCAFile names a PEM file with authorities to trust in addition to the
+	// system's: for an https:// proxy, and for whatever ends the TLS around a
+	// WebSocket.
 	ProxyCAFile string
 
 	Getenv      func(string) string                                                    // nil: os.Getenv
@@ -66,6 +69,7 @@ type Dialer struct {
 	endpoint Endpoint
 	proxy    *url.URL // nil: no HTTP proxy
 	proxyTLS *tls.Config
+	webRoots *x509.CertPool // for the TLS around a WebSocket; nil: the system's
 	trust    trust
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 	lookup   func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -103,6 +107,14 @@ func New(c Config) (*Dialer, error) {
 	}
 	if d.proxy != nil && d.proxy.Scheme == "https" {
 		if d.proxyTLS, err = proxyTLSConfig(c, d.proxy); err != nil {
+			return nil, badConfig(err)
+		}
+	}
+	if d.endpoint.WebSocket() {
+		if d.trust.roots == nil && d.trust.pin == "" {
+			return nil, badConfig(errWebTrust)
+		}
+		if d.webRoots, err = proxyRoots(c); err != nil {
 			return nil, badConfig(err)
 		}
 	}
@@ -166,15 +178,18 @@ func (d *Dialer) DialTCP(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// DialRaw connects to the one port, through the HTTP proxy if there is one, and
-// returns the bare connection: a *net.TCPConn, or a *tls.Conn when the proxy is
-// an https:// one.
+// DialRaw connects to the one port, through the HTTP proxy if there is one and by
+// WebSocket if the connect URL says so, and returns the bare connection: a
+// *net.TCPConn, or a *tls.Conn when the proxy is an https:// one, or a WebSocket.
 func (d *Dialer) DialRaw(ctx context.Context) (net.Conn, error) {
 	conn, err := d.DialTCP(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return d.Tunnel(ctx, conn)
+	if conn, err = d.Tunnel(ctx, conn); err != nil {
+		return nil, err
+	}
+	return d.Upgrade(ctx, conn)
 }
 
 // DialTLS connects to the one port and completes the outer TLS handshake for

@@ -166,9 +166,10 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 		h.close()
 		return err
 	}
-	server := NewHTTPServer(h.api, h.log)
 	// Accepting goes on while streams finish, so that agents stay on the bus.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	web := &webEntrance{next: h.api, take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
+	server := NewHTTPServer(web, h.log)
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	var bg sync.WaitGroup
@@ -206,6 +207,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	cancel()
 	_ = server.Close()
 	h.close()
+	web.wait()
 	bg.Wait()
 	h.log.Info("stopped")
 	select {

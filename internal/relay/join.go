@@ -183,8 +183,10 @@ func (r *Relay) move(p *pair, dst, src net.Conn) {
 	if err == nil {
 		if tcp, ok := dst.(*net.TCPConn); ok {
 			_ = tcp.CloseWrite()
+			_ = dst.SetReadDeadline(time.Now().Add(lastTime))
+		} else { // it has no half-close: its end is all that can be told
+			_ = dst.Close()
 		}
-		_ = dst.SetReadDeadline(time.Now().Add(lastTime))
 	} else {
 		_ = dst.Close()
 		_ = src.Close()

@@ -175,6 +175,11 @@ func (r *Relay) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
+// Take serves a connection as if Serve had accepted it, for those that come by
+// another way, such as inside a WebSocket. It does not block; the relay closes
+// the connection. ctx is that of Serve.
+func (r *Relay) Take(ctx context.Context, conn net.Conn) { r.admit(ctx, conn) }
+
 // admit starts serving a connection unless a bound is reached.
 func (r *Relay) admit(ctx context.Context, conn net.Conn) {
 	src := source(conn.RemoteAddr())

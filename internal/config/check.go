@@ -62,18 +62,18 @@ func (c *checker) trust(pin string) {
 }
 
 func (c *checker) connectURL(setting, value string) {
-	const mend = "write tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222"
+	const mend = "write tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes"
 	u, err := url.Parse(value)
 	switch {
 	case err != nil || u.Hostname() == "" && !strings.Contains(value, "://"):
 		c.fail(setting, mend, "%q is not a URL", redactURL(value))
-	case u.Scheme != "tls" && u.Scheme != "https":
+	case u.Scheme != "tls" && u.Scheme != "https" && u.Scheme != "wss":
 		c.fail(setting, mend, "%q begins with %q", redactURL(value), u.Scheme+"://")
 	case u.Hostname() == "":
 		c.fail(setting, mend, "%q names no host", redactURL(value))
 	case u.User != nil:
 		c.fail(setting, mend, "%q carries a user name; credentials belong in --token-file", redactURL(value))
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
+	case u.Path != "" && u.Path != "/" && u.Scheme != "wss" || u.RawQuery != "" || u.Fragment != "":
 		c.fail(setting, mend, "%q has more than a host and a port", redactURL(value))
 	case u.Port() != "" && !validPort(u.Port(), false):
 		c.fail(setting, mend, "%q: the port must be between 1 and 65535", value)

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // DefaultOrganization is the organization that every hub has from the start.
 const DefaultOrganization = "default"
@@ -29,27 +32,31 @@ func (l *Log) check(c *checker) {
 
 // Uplink says how a party reaches the one port of a hub or relay.
 type Uplink struct {
-	ConnectURL  string // tls://HOST[:4222] or https://HOST[:443]
+	ConnectURL  string // tls://HOST[:4222], https://HOST[:443] or wss://HOST[:443][/PATH]
 	CAFile      string // PEM file with the hub's CA; empty for the system's roots, unless CAPin is set
 	CAPin       string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	ProxyURL    string // HTTP proxy to leave the network by; empty for HTTPS_PROXY and NO_PROXY
-	ProxyCAFile string // PEM file with the CA of an https:// proxy; empty for the system's roots
+	ProxyCAFile string // PEM file with the CA of an https:// proxy, or of what ends TLS before a wss:// hub; empty for the system's roots
 }
 
 func (u *Uplink) fields() []*Field {
 	return []*Field{
-		text("connect-url", "URL", &u.ConnectURL, "address of the hub: tls://HOST[:4222]"),
+		text("connect-url", "URL", &u.ConnectURL, "address of the hub: tls://HOST[:4222], or wss://HOST[:443] where only web traffic passes"),
 		text("ca-file", "FILE", &u.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the system's CAs are trusted"),
 		text("ca-pin", "PIN", &u.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file or in addition"),
 		link("proxy-url", &u.ProxyURL, "HTTP proxy to reach the hub through, http://HOST:PORT or https://HOST:PORT; "+
 			"without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
-		text("proxy-ca-file", "FILE", &u.ProxyCAFile, "CA certificate of an https:// proxy"),
+		text("proxy-ca-file", "FILE", &u.ProxyCAFile, "CA certificate of an https:// proxy, or of the load balancer or inspecting firewall before a wss:// hub"),
 	}
 }
 
 func (u *Uplink) check(c *checker) {
 	if c.require("connect-url", u.ConnectURL) {
 		c.connectURL("connect-url", u.ConnectURL)
+		if strings.HasPrefix(strings.ToLower(u.ConnectURL), "wss:") && u.CAFile == "" && u.CAPin == "" {
+			c.fail("ca-pin", "give the pin that the hub prints at its start, or its ca.crt with --ca-file",
+				"is needed with wss://, so that what ends TLS on the way cannot pose as the hub")
+		}
 	}
 	c.trust(u.CAPin)
 	c.proxyURL("proxy-url", u.ProxyURL)

@@ -57,6 +57,7 @@ func TestStepIsBounded(t *testing.T) {
 // world is a road, a hub and a tunnel in one, which fails where it is told to.
 type world struct {
 	proxy  string
+	web    bool             // by WebSocket
 	broken map[string]error // by method
 	skew   time.Duration
 	agents []Agent
@@ -71,6 +72,9 @@ func (w *world) FirstHop() string {
 	return "hub.example.org:4222"
 }
 func (w *world) Endpoint() uplink.Endpoint {
+	if w.web {
+		return uplink.Endpoint{Scheme: "wss", Host: "hub.example.org", Port: 443, Path: "/v1/connect"}
+	}
 	return uplink.Endpoint{Scheme: "tls", Host: "hub.example.org", Port: 4222}
 }
 func (w *world) Resolve(context.Context) ([]netip.Addr, error) {
@@ -87,6 +91,9 @@ func (conn) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(10, 0, 0, 7
 func (w *world) DialTCP(context.Context) (net.Conn, error) { return conn{}, w.broken["DialTCP"] }
 func (w *world) Tunnel(_ context.Context, c net.Conn) (net.Conn, error) {
 	return c, w.broken["Tunnel"]
+}
+func (w *world) Upgrade(_ context.Context, c net.Conn) (net.Conn, error) {
+	return c, w.broken["Upgrade"]
 }
 func (w *world) Handshake(_ context.Context, raw net.Conn, _ string, _ func() *tls.Certificate) (*tls.Conn, uplink.Peer, error) {
 	peer := uplink.Peer{Version: "TLS 1.3", Subject: "spiffe://td/hub/a", Issuer: "CN=td", Pin: "sha256:ab",
@@ -150,6 +157,9 @@ func TestSteps(t *testing.T) {
 		{name: "firewall", world: world{broken: map[string]error{"DialTCP": errors.New("timed out")}}, want: "psfssssssss",
 			action: map[string]string{legTCP: "open outbound TCP to hub.example.org:4222 in the firewall, or configure the network's HTTP proxy"}},
 		{name: "proxy refuses", world: world{proxy: "http://p", broken: map[string]error{"Tunnel": errors.New("403")}}, want: "ppfssssssss"},
+		{name: "web", world: world{web: true, agents: office}, agent: "office", target: true, want: "pspppppppppp",
+			detail: map[string]string{legWebSocket: "upgraded at wss://hub.example.org:443"}},
+		{name: "no upgrade", world: world{web: true, broken: map[string]error{"Upgrade": fail(wire.LegRelay, wire.CodeDenied)}}, want: "pspfssssssss"},
 		{name: "wrong CA", world: world{broken: map[string]error{"Handshake": fail(wire.LegTLS, wire.CodeWrongPeer)}}, want: "pspfsssssss",
 			detail: map[string]string{legTLS: "it broke; the other side shows spiffe://td/hub/a, issued by CN=td, valid from 1970-01-01T00:00:00Z to 1970-01-01T01:00:00Z, pin sha256:ab"},
 			action: map[string]string{legTLS: "mend it"}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ type Road interface {
 	Resolve(ctx context.Context) ([]netip.Addr, error)
 	DialTCP(ctx context.Context) (net.Conn, error)
 	Tunnel(ctx context.Context, conn net.Conn) (net.Conn, error)
+	Upgrade(ctx context.Context, conn net.Conn) (net.Conn, error)
 	Handshake(ctx context.Context, raw net.Conn, alpn string, cert func() *tls.Certificate) (*tls.Conn, uplink.Peer, error)
 }
 
@@ -75,6 +77,7 @@ const (
 	legDNS         = "dns"
 	legHTTPProxy   = "http proxy"
 	legTCP         = "tcp"
+	legWebSocket   = "websocket"
 	legTLS         = "tls"
 	legClock       = "clock"
 	legCredentials = "credentials"
@@ -109,7 +112,7 @@ func Steps(o Options) (steps []Step, done func()) {
 		{Leg: legDNS, Run: w.dns},
 		{Leg: legHTTPProxy, Needs: []string{legDNS}, Run: w.httpProxy},
 		{Leg: legTCP, Needs: []string{legDNS, legHTTPProxy}, Run: w.tcp},
-		{Leg: legTLS, Needs: []string{legTCP}, Run: w.tls},
+		{Leg: legTLS, Needs: []string{legTCP}, Run: w.tls}, // or legWebSocket, below
 		{Leg: legClock, Needs: []string{legTLS}, Run: w.clock},
 		{Leg: legCredentials, Needs: []string{legTLS}, Run: w.credentials},
 		{Leg: legBus, Needs: []string{legCredentials}, Run: w.bus},
@@ -117,6 +120,11 @@ func Steps(o Options) (steps []Step, done func()) {
 		{Leg: legAgent, Needs: []string{legBus}, Run: w.agent},
 		{Leg: legPolicy, Needs: []string{legRelay, legAgent}, Limit: time.Minute, Run: w.policy},
 		{Leg: legTarget, Needs: []string{legPolicy}, Run: w.target},
+	}
+	if o.Road.Endpoint().WebSocket() {
+		i := slices.IndexFunc(steps, func(s Step) bool { return s.Leg == legTLS })
+		steps[i].Needs = []string{legWebSocket}
+		steps = slices.Insert(steps, i, Step{Leg: legWebSocket, Needs: []string{legTCP}, Run: w.webSocket})
 	}
 	return steps, w.close
 }
@@ -175,6 +183,17 @@ func (w *walker) tcp(ctx context.Context) Finding {
 	}
 	w.conn = conn
 	return passed("%s, as %s", conn.RemoteAddr(), conn.LocalAddr())
+}
+
+func (w *walker) webSocket(ctx context.Context) Finding {
+	raw := w.conn
+	w.conn = nil // Upgrade closes it when it fails
+	conn, err := w.Road.Upgrade(ctx, raw)
+	if err != nil {
+		return failed(err, "check the connect URL, and what ends TLS before the hub: it has to pass WebSockets on")
+	}
+	w.conn = conn
+	return passed("upgraded at %s", w.Road.Endpoint())
 }
 
 func (w *walker) tls(ctx context.Context) Finding {

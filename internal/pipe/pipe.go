@@ -110,6 +110,9 @@ func (p *Pipe) Next() (wire.Header, error) {
 	}
 }
 
+// Unread makes Next give the header again that it has just given.
+func (p *Pipe) Unread() { p.have = wire.HeaderLen }
+
 // next is Next, signs of life included.
 func (p *Pipe) next() (wire.Header, error) {
 	for p.have < wire.HeaderLen {
@@ -250,6 +253,16 @@ func (p *Pipe) Ping(ctx context.Context) (time.Duration, error) {
 			return time.Since(start), nil
 		}
 	}
+}
+
+// Flush writes what a Send that timed out has left, if anything.
+func (p *Pipe) Flush() error {
+	p.wmu.Lock()
+	defer p.wmu.Unlock()
+	if err := p.c.flush(); err != nil {
+		return p.writeFailed(err)
+	}
+	return nil
 }
 
 // Flushed reports whether everything sent has been taken by the network.

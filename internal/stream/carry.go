@@ -55,7 +55,8 @@ type carry struct {
 	leg   wire.Leg
 	stats Stats // In by inward, Out by outward
 
-	outDone atomic.Bool // the local connection has ended, and the peer knows
+	outDone  atomic.Bool // the local connection has ended, and the peer knows
+	watching atomic.Bool // the peer has ended, and inward watches over outward
 
 	once    sync.Once // the end, by abort or in order
 	failure *wire.Failure
@@ -95,12 +96,39 @@ func (c *carry) inward() {
 			if err := closeWrite(c.local); err != nil && !gone(err) {
 				c.localFailed(err)
 			}
+			c.watch()
 			return
 		default:
 			c.abort(wire.AsFailure(err, wire.LegRelay), false)
 			return
 		}
 		if err := c.forward(); err != nil {
+			return
+		}
+	}
+}
+
+// watch reads on after the peer's end, while this side may still send: without
+// signs of life a peer that froze would not be found, and it may yet reset the stream.
+// outward ends it.
+func (c *carry) watch() {
+	s := c.s
+	for c.watching.Store(true); !c.outDone.Load(); {
+		h, err := s.p.Next()
+		switch {
+		case err != nil && timedOut(err) && c.outDone.Load():
+			return
+		case err != nil:
+		case h.Type == wire.FrameOpen: // the next stream's: the peer has our end by now
+			s.p.Unread()
+			return
+		case h.Type == wire.FrameReset, h.Type == wire.FrameAck:
+			err = s.frame(h)
+		default:
+			err = s.protocolError("%s after EOF", h.Type)
+		}
+		if err != nil {
+			c.abort(wire.AsFailure(err, wire.LegRelay), false)
 			return
 		}
 	}
@@ -163,6 +191,9 @@ func (c *carry) outward(early []byte) {
 		switch {
 		case err == io.EOF:
 			c.outDone.Store(true)
+			if c.watching.Load() {
+				_ = s.p.SetReadDeadline(past)
+			}
 			return
 		case err != nil:
 			c.localFailed(err)

@@ -108,8 +108,13 @@ func (s *Stream) answer() error {
 			return err
 		}
 		return &refusedError{f}
+	case wire.FrameReset:
+		// It cannot be meant for this stream, which nobody has accepted yet: the one
+		// before ended for us, and was reset by the peer after that.
+		s.p.Close()
+		return wire.Fail(wire.LegRelay, wire.CodeLost, "the pipe's last stream was reset after its end")
 	default:
-		return s.frame(h) // a RESET's failure, or a breach of the protocol
+		return s.frame(h) // a breach of the protocol
 	}
 }
 

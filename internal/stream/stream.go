@@ -136,8 +136,14 @@ func (l *limit) passed() bool {
 // Read reads from the stream. It returns io.EOF only after the peer's EOF frame:
 // a pipe that breaks gives a *wire.Failure, never a short but clean end.
 func (s *Stream) Read(b []byte) (int, error) {
+	if s.closed.Load() {
+		return 0, net.ErrClosed // at once, though linger holds rmu
+	}
 	s.rmu.Lock()
 	defer s.rmu.Unlock()
+	if s.closed.Load() {
+		return 0, net.ErrClosed
+	}
 	if len(b) == 0 {
 		return 0, nil
 	}
@@ -227,6 +233,9 @@ func (s *Stream) take(b []byte) (int, error) {
 
 // Write writes to the stream. It returns when the network has taken the bytes.
 func (s *Stream) Write(b []byte) (int, error) {
+	if s.closed.Load() {
+		return 0, net.ErrClosed // at once, though linger holds wmu
+	}
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	buf := s.host.Buffers().Get()
@@ -305,7 +314,7 @@ func (s *Stream) sendEOF(flags uint8) error {
 		return s.writeErr
 	}
 	if s.eofSent {
-		return nil
+		return s.p.Flush()
 	}
 	var frame [wire.HeaderLen]byte
 	wire.Header{Type: wire.FrameEOF, Flags: flags, Offset: s.sent}.Put(frame[:])

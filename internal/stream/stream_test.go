@@ -63,6 +63,14 @@ func newWorld(t testing.TB) *world {
 // open makes a stream over the world's pipe.
 func (w *world) open(t testing.TB) (client, server *stream.Stream) {
 	t.Helper()
+	client, server, err := w.connect(t.Context())
+	if err != nil {
+		t.Fatalf("opening: %v", err)
+	}
+	return client, server
+}
+
+func (w *world) connect(ctx context.Context) (client, server *stream.Stream, err error) {
 	var wg sync.WaitGroup
 	var serverErr error
 	wg.Go(func() {
@@ -71,12 +79,9 @@ func (w *world) open(t testing.TB) (client, server *stream.Stream) {
 			server, serverErr = in.Accept("192.0.2.1:80", w.serverHost)
 		}
 	})
-	client, err := stream.Open(t.Context(), w.client, wire.Open{Stream: stream.NewID(), Target: "tcp:example.com:80"}, nil, w.clientHost)
+	client, err = stream.Open(ctx, w.client, wire.Open{Stream: stream.NewID(), Target: "tcp:example.com:80"}, nil, w.clientHost)
 	wg.Wait()
-	if err != nil || serverErr != nil {
-		t.Fatalf("opening: client %v, server %v", err, serverErr)
-	}
-	return client, server
+	return client, server, errors.Join(err, serverErr)
 }
 
 func TestConn(t *testing.T) {

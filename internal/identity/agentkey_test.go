@@ -73,7 +73,7 @@ func TestParsePublicKeyRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	big := &rsa.PublicKey{N: p521.X, E: 65537} //nolint:staticcheck // any number of some size will do
+	big := &rsa.PublicKey{N: p521.X, E: 65537}
 	good := publicPEM(t, p256.Public())
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(p256)
 	for name, tc := range map[string]struct{ in, want string }{
@@ -102,7 +102,7 @@ func TestParseAgentKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	small, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // to be refused
+	small, err := rsa.GenerateKey(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,9 +26,9 @@ func TestAgentTables(t *testing.T) {
 	if err := formatTable.print(&status, agents, func(r *rows) { statusTable(r, agents) }); err != nil {
 		t.Fatal(err)
 	}
-	want := `AGENT    REPLICA   STATE   SINCE    VERSION   ZONE   ADDRESS     RTT       STREAMS   PIPES   IN        OUT       LAST ERROR
-office   r1        ready   1m ago   v1        east   192.0.2.7   12.3 ms   3         5       2.0 KiB   5.0 GiB   -
-office   r2        lost    3h ago   v2        -      -           -         0         0       0 B       0 B       2d ago: relay: \x1b[2Jgone
+	want := `AGENT    REPLICA   STATE   SINCE    VERSION   ZONE   ADDRESS     RTT       STREAMS   PIPES   IN        OUT       POLICY   LAST ERROR
+office   r1        ready   1m ago   v1        east   192.0.2.7   12.3 ms   3         5       2.0 KiB   5.0 GiB   -        -
+office   r2        lost    3h ago   v2        -      -           -         0         0       0 B       0 B       -        2d ago: relay: \x1b[2Jgone
 `
 	if diff := cmp.Diff(want, status.String()); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

@@ -25,15 +25,15 @@ func TestUnusableKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
-		key  enroll.KeyPair
+		key  *enroll.KeyPair
 		want string
 	}{
-		"missing": {enroll.KeyPair{File: filepath.Join(dir, "none")}, "none cannot be read"},
-		"public":  {enroll.KeyPair{File: public}, "it is the public key"},
-		"value":   {enroll.KeyPair{Value: "secret"}, "the private key given: "},
+		"missing": {&enroll.KeyPair{File: filepath.Join(dir, "none")}, "none cannot be read"},
+		"public":  {&enroll.KeyPair{File: public}, "it is the public key"},
+		"value":   {&enroll.KeyPair{Value: "secret"}, "the private key given: "},
 	} {
 		req := request()
-		req.Secret, req.Key = nil, &tc.key
+		req.Secret, req.Key = nil, tc.key
 		err := enroll.New(newFakeHub(t, time.Hour), req, nil).Start(t.Context())
 		if err == nil || !enroll.Permanent(err) || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", name, err)

@@ -51,7 +51,8 @@ func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, early []byte, host Hos
 	if err == nil {
 		err = s.answer()
 	}
-	if !stop() && err == nil {
+	canceled := !stop() // then deadlines may still fall on the pipe: nobody else must get it
+	if canceled && err == nil {
 		err = ctx.Err()
 	}
 	if err == nil {
@@ -64,7 +65,7 @@ func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, early []byte, host Hos
 		// The pipe is sound; the refused stream ends in order.
 		s.peerDone.Store(true)
 		s.closed.Store(true)
-		s.finish(s.sendEOF(0) == nil)
+		s.finish(s.sendEOF(0) == nil && !canceled)
 		return nil, refusal.failure
 	case ctx.Err() != nil:
 		f := wire.Fail(wire.LegClient, wire.CodeCanceled, "opening %s: %v", o.Target, context.Cause(ctx)).WithCause(ctx.Err())

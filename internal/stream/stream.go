@@ -415,7 +415,9 @@ func (s *Stream) finish(clean bool) {
 	if s.finished.Swap(true) {
 		return
 	}
+	s.dmu.Lock() // whoever sets a deadline meanwhile does it before the next user has the pipe
 	s.closed.Store(true)
+	s.dmu.Unlock()
 	if clean {
 		clean = s.p.SetReadDeadline(time.Time{}) == nil && s.p.SetWriteDeadline(time.Time{}) == nil
 	}

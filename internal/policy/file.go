@@ -66,11 +66,11 @@ func ReadFile(path string) ([]Entry, error) {
 }
 
 func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // the owner of the agent names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read
+	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, MaxFile+1))
 }
 

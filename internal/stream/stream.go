@@ -430,7 +430,7 @@ var past = time.Unix(1, 0)
 // closedError turns the time-out by which Close unblocks others into
 // net.ErrClosed.
 func (s *Stream) closedError(err error) error {
-	if err != nil && err != io.EOF && s.closed.Load() {
+	if err != nil && !errors.Is(err, io.EOF) && s.closed.Load() {
 		return net.ErrClosed
 	}
 	return err

@@ -121,9 +121,17 @@ func TestLinkDelaysARoundTripByTwiceItsDelay(t *testing.T) {
 	l := listen(t, testnet.Config{Target: serve(t, echo), Delay: 40 * time.Millisecond})
 	c := dial(t, l.Addr())
 	ping(t, c)
-	if rtt := ping(t, c); rtt < 80*time.Millisecond || rtt > 160*time.Millisecond {
-		t.Errorf("round trip took %v, want about 80ms", rtt)
+	best := time.Hour // a busy machine delays some of them further
+	for range 20 {
+		rtt := ping(t, c)
+		if rtt < 80*time.Millisecond {
+			t.Errorf("round trip took %v, less than 80ms", rtt)
+		}
+		if best = min(best, rtt); best <= 160*time.Millisecond {
+			return
+		}
 	}
+	t.Errorf("the quickest of 20 round trips took %v, want about 80ms", best)
 }
 
 // pour writes zeros until the connection fails.

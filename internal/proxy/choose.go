@@ -113,9 +113,14 @@ const knownFor = 250 * time.Millisecond
 // known returns an agent's replicas; the caller holds mu.
 func (d *Dialer) known(agent string) []bus.Presence {
 	if m, ok := d.memory[agent]; ok && time.Since(m.at) < knownFor {
-		return m.replicas
+		select {
+		case <-m.changed:
+		default:
+			return m.replicas
+		}
 	}
-	m := memory{d.dir.Replicas(agent), time.Now()}
+	m := memory{changed: d.dir.Changed(), at: time.Now()}
+	m.replicas = d.dir.Replicas(agent)
 	if len(d.memory) >= maxMemory {
 		clear(d.memory)
 	}
@@ -130,6 +135,7 @@ const maxMemory = 1024
 type memory struct {
 	replicas []bus.Presence
 	at       time.Time
+	changed  <-chan struct{} // closed when it is out of date
 }
 
 type candidate struct {

@@ -118,7 +118,6 @@ func (d *Dialer) Directory() *bus.Directory { return d.dir }
 func (d *Dialer) follow() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	clear(d.memory)
 	keep := make(map[replicaKey]bool)
 	for _, p := range d.dir.All() {
 		key := replicaKey{p.Agent, p.Replica, p.Epoch}

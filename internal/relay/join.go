@@ -22,7 +22,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 		return
 	}
 	log := r.cfg.Log.With("party", id, "remote", conn.RemoteAddr().String())
-	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	_ = conn.SetDeadline(time.Now().Add(r.cfg.JoinTime))
 	join, err := readJoin(tc)
 	_ = conn.SetDeadline(time.Time{})
 	var refusal *wire.Failure
@@ -50,7 +50,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 		r.refuse(conn, tc, refusal)
 		log.Log(ctx, refusalLevel(refusal), "join refused", "error", refusal)
 	case second:
-		if failed := answer(self, peer); failed != nil {
+		if failed := r.answer(self, peer); failed != nil {
 			peer.met <- outcome{refusal: failed}
 			r.drop(conn)
 			log.Info("join failed", "error", failed)
@@ -90,7 +90,7 @@ func (r *Relay) JoinLocal(ctx context.Context, ticket wire.Ticket, id identity.I
 		return nil, refusal
 	}
 	if second { // the agent waits: it is answered here, and its goroutine told
-		if failed := answer(peer, self); failed != nil {
+		if failed := r.answer(peer, self); failed != nil {
 			peer.met <- outcome{refusal: failed}
 			return nil, failed
 		}
@@ -111,12 +111,12 @@ func readJoin(tc *tls.Conn) (wire.Join, error) {
 
 // answer tells both parties that they are joined. From then on their connections
 // are bare. When one cannot be told, both are closed.
-func answer(parties ...*party) *wire.Failure {
+func (r *Relay) answer(parties ...*party) *wire.Failure {
 	for _, p := range parties {
 		if p.outer == nil {
 			continue
 		}
-		_ = p.bare.SetWriteDeadline(time.Now().Add(joinTime))
+		_ = p.bare.SetWriteDeadline(time.Now().Add(r.cfg.JoinTime))
 		_, err := p.outer.Write(wire.AppendJoinAnswer(nil, nil))
 		_ = p.bare.SetWriteDeadline(time.Time{})
 		if err == nil {
@@ -134,7 +134,7 @@ func answer(parties ...*party) *wire.Failure {
 
 // refuse tells a party why it is not joined, and closes its connection.
 func (r *Relay) refuse(conn net.Conn, tc *tls.Conn, f *wire.Failure) {
-	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	_ = conn.SetDeadline(time.Now().Add(r.cfg.JoinTime))
 	if _, err := tc.Write(wire.AppendJoinAnswer(nil, f)); err == nil {
 		_ = tc.Close()
 	}
@@ -145,7 +145,7 @@ func (r *Relay) refuse(conn net.Conn, tc *tls.Conn, f *wire.Failure) {
 // from where the caller is.
 func (r *Relay) probe(conn net.Conn, tc *tls.Conn) {
 	defer r.drop(conn)
-	_ = conn.SetDeadline(time.Now().Add(joinTime))
+	_ = conn.SetDeadline(time.Now().Add(r.cfg.JoinTime))
 	if _, err := tc.Write(wire.AppendJoinAnswer(nil, nil)); err != nil {
 		return
 	}

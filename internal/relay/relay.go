@@ -17,13 +17,17 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// Limits before a caller has proved who it is.
+// Limits of those who come, unless the Config says otherwise.
 const (
-	handshakeTime = 10 * time.Second
-	joinTime      = 5 * time.Second
-
-	DefaultMaxUnproved          = 2048 // connections in all
+	DefaultMaxUnproved          = 2048 // connections in all that have not proved who they are
 	DefaultMaxUnprovedPerSource = 256  // of one IPv4 address or IPv6 /64
+
+	DefaultHandshakeTime = 10 * time.Second
+	DefaultJoinTime      = 5 * time.Second
+
+	// DefaultMeetTime is shorter than parties wait for the relay, so that they
+	// hear from it that the other side did not come.
+	DefaultMeetTime = 8 * time.Second
 )
 
 // Config says how a relay works. Node, Certificate and Roots are required.
@@ -38,6 +42,11 @@ type Config struct {
 	Metrics     *observe.Relay // nil for none
 
 	MaxUnproved, MaxUnprovedPerSource int // 0 for the defaults
+
+	// How long a TLS handshake may take, how long JOIN may be in coming or its
+	// answer in going, and how long the first bearer of a ticket waits for the second;
+	// 0 for the defaults.
+	HandshakeTime, JoinTime, MeetTime time.Duration
 }
 
 // Relay serves the one port. Make one with New, give it a listener with Serve.
@@ -68,13 +77,21 @@ func New(cfg Config) *Relay {
 	if cfg.MaxUnprovedPerSource == 0 {
 		cfg.MaxUnprovedPerSource = DefaultMaxUnprovedPerSource
 	}
+	for _, t := range []struct {
+		d       *time.Duration
+		initial time.Duration
+	}{{&cfg.HandshakeTime, DefaultHandshakeTime}, {&cfg.JoinTime, DefaultJoinTime}, {&cfg.MeetTime, DefaultMeetTime}} {
+		if *t.d == 0 {
+			*t.d = t.initial
+		}
+	}
 	if cfg.Revoked == nil {
 		cfg.Revoked = func(string) bool { return false }
 	}
 	r := &Relay{
 		cfg:     cfg,
 		gate:    newGate(cfg.MaxUnproved, cfg.MaxUnprovedPerSource),
-		meet:    newRendezvous(),
+		meet:    newRendezvous(cfg.MeetTime),
 		http:    newHandover(),
 		holders: newHolders(),
 		conns:   make(map[net.Conn]struct{}),
@@ -253,7 +270,7 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 		}
 		return r.configs[protocol], nil
 	}})
-	_ = conn.SetDeadline(time.Now().Add(handshakeTime))
+	_ = conn.SetDeadline(time.Now().Add(r.cfg.HandshakeTime))
 	if err := tc.HandshakeContext(ctx); err != nil {
 		r.cfg.Metrics.Handshake(protocol, wire.Fail(wire.LegTLS, handshakeCode(err), "%v", err))
 		r.cfg.Log.Debug("TLS handshake failed", "remote", conn.RemoteAddr().String(), "protocol", protocol, "error", err)

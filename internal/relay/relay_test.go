@@ -74,7 +74,11 @@ func (s *site) join(t *testing.T, c *identity.Credentials, ticket wire.Ticket) (
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pipe.Join(t.Context(), conn, s.outer(c), wire.Join{Kind: wire.JoinMeet, Ticket: ticket})
+	return s.joinOver(t.Context(), conn, c, ticket)
+}
+
+func (s *site) joinOver(ctx context.Context, conn net.Conn, c *identity.Credentials, ticket wire.Ticket) (net.Conn, error) {
+	return pipe.Join(ctx, conn, s.outer(c), wire.Join{Kind: wire.JoinMeet, Ticket: ticket})
 }
 
 // meet brings a proxy and an agent together.

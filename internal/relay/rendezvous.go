@@ -13,9 +13,6 @@ import (
 
 // Limits of the rendezvous.
 const (
-	// MeetTime is how long the first bearer of a ticket waits for the second.
-	MeetTime = 10 * time.Second
-
 	// burnTime is how long a used ticket is remembered: longer than anyone with
 	// an honest clock can still come with it.
 	burnTime = time.Minute
@@ -26,14 +23,16 @@ const (
 
 // rendezvous pairs the bearers of tickets. Safe for concurrent use.
 type rendezvous struct {
+	patience time.Duration // of the first bearer of a ticket
+
 	mu      sync.Mutex
 	waiting map[wire.Ticket]*party
 	burnt   map[wire.Ticket]time.Time // when it may be forgotten
 	order   []wire.Ticket             // burnt, oldest first
 }
 
-func newRendezvous() *rendezvous {
-	return &rendezvous{waiting: make(map[wire.Ticket]*party), burnt: make(map[wire.Ticket]time.Time)}
+func newRendezvous(patience time.Duration) *rendezvous {
+	return &rendezvous{patience: patience, waiting: make(map[wire.Ticket]*party), burnt: make(map[wire.Ticket]time.Time)}
 }
 
 // party is one bearer of a ticket.
@@ -59,16 +58,19 @@ func (r *rendezvous) meet(ctx context.Context, ticket wire.Ticket, p *party) (pe
 	if peer != nil || refusal != nil {
 		return peer, nil, true, refusal
 	}
-	timer := time.NewTimer(MeetTime)
+	timer := time.NewTimer(r.patience)
 	defer timer.Stop()
 	select {
 	case o := <-p.met:
 		return o.peer, o.pair, false, o.refusal
 	case <-timer.C:
-		refusal = wire.Fail(wire.LegRelay, wire.CodeTicketExpired, "the other side did not come within %s", MeetTime).
+		refusal = wire.Fail(wire.LegRelay, wire.CodeTicketExpired, "the other side did not come within %s", r.patience).
 			WithHint("the other side cannot reach this relay, or came to another one")
 	case <-ctx.Done():
 		refusal = wire.Fail(wire.LegRelay, wire.CodeDraining, "the relay is shutting down")
+		if p.outer == nil { // the hub's own proxy, which has given up
+			refusal = wire.Fail(wire.LegRelay, wire.CodeTimeout, "waiting for the agent at the relay: %v", context.Cause(ctx)).WithCause(ctx.Err())
+		}
 	}
 	if r.leave(ticket, p) {
 		return nil, nil, false, refusal

@@ -29,6 +29,7 @@ const (
 	maxPipes    = 8192 // at once
 	maxJoining  = 256  // at once; further ones are refused
 	joinTimeout = 15 * time.Second
+	partingTime = time.Second // for proxies to hear that the agent stops
 )
 
 // Options is what an agent needs beside its settings.
@@ -59,6 +60,8 @@ type Agent struct {
 	inner   *tls.Config // shared by all pipes
 	party   *party.Party
 
+	life context.Context // until the end of the drain: of joining pipes and dialling targets
+
 	wg       sync.WaitGroup // lanes and what they start
 	mu       sync.Mutex
 	lanes    map[*lane]struct{}
@@ -68,7 +71,8 @@ type Agent struct {
 	lastErr  error
 	lastAt   time.Time
 
-	open              atomic.Int64
+	serving           atomic.Int64  // streams, from their OPEN on
+	open              atomic.Int64  // those of them that are open
 	bytesIn, bytesOut atomic.Uint64 // from the pipes, to the pipes
 }
 
@@ -124,6 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	// What serves streams outlives ctx by the drain time.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	a.life = work
 	var bg sync.WaitGroup
 	failed := make(chan error, 1)
 	bg.Go(func() {
@@ -158,34 +163,41 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
-// drain stops taking work and waits for streams to end.
+// drain stops taking work and waits for streams to end. Idle pipes are left to the
+// proxies for a moment, who close them when they hear of the drain: a pipe that closes
+// just when a stream is asked for would leave the proxy in doubt whether the target has
+// heard of it, and a refusal does not.
 func (a *Agent) drain(stop func()) {
 	a.mu.Lock()
 	a.draining, a.since = true, time.Now()
-	for l := range a.lanes {
-		if !l.busy {
-			l.pipe.Close()
-		}
-	}
 	a.mu.Unlock()
 	if a.opt.Health != nil {
 		a.opt.Health.Drain()
 	}
 	a.party.Bus.Kick()
 	stop()
-	if n := a.open.Load(); n > 0 {
+	if n := a.serving.Load(); n > 0 {
 		a.log.Info("draining", "streams", n, "limit", a.cfg.DrainTimeout)
 	}
 	limit := time.NewTimer(a.cfg.DrainTimeout)
 	defer limit.Stop()
-	idle := time.NewTicker(20 * time.Millisecond)
-	defer idle.Stop()
-	for a.open.Load() > 0 {
+	parting := time.NewTimer(partingTime)
+	defer parting.Stop()
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	for parted := false; a.serving.Load() > 0 || !parted; {
 		select {
 		case <-limit.C:
-			a.log.Warn("cutting streams that did not end in time", "streams", a.open.Load())
+			if n := a.serving.Load(); n > 0 {
+				a.log.Warn("cutting streams that did not end in time", "streams", n)
+			}
 			return
-		case <-idle.C:
+		case <-parting.C:
+			parted = true
+		case <-look.C:
+			a.mu.Lock()
+			parted = parted || len(a.lanes)+a.joining == 0
+			a.mu.Unlock()
 		}
 	}
 }

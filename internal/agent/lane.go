@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"postern.dev/postern/internal/bus"
@@ -47,15 +48,15 @@ func (a *Agent) join(ticket wire.Ticket) {
 			a.log.Debug("the proxy left while a pipe was made", "error", err)
 			return
 		}
+		if a.life.Err() != nil {
+			return
+		}
 		a.failed(err)
 		a.log.Warn("pipe not joined", "error", err)
 		return
 	}
 	l := &lane{agent: a, pipe: p, done: make(chan struct{}, 1)}
 	a.lanes[l] = struct{}{}
-	if a.draining {
-		p.Close()
-	}
 	a.mu.Unlock()
 	a.keeper.Watch(p)
 	a.wg.Go(func() { a.serve(l) }) // on a stack that the handshakes have not grown
@@ -79,7 +80,7 @@ func (a *Agent) serve(l *lane) {
 }
 
 func (a *Agent) connect(ticket wire.Ticket) (*pipe.Pipe, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
+	ctx, cancel := context.WithTimeout(a.life, joinTimeout)
 	defer cancel()
 	bare, err := a.party.JoinPipe(ctx, ticket)
 	if err != nil {
@@ -130,24 +131,35 @@ func (l *lane) serve() error {
 			l.ended = true
 			return err
 		}
-		if !l.occupy(true) {
-			_ = in.Refuse(wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name), l)
-			return nil
+		if l.occupy() {
+			err = l.one(in)
+		} else { // the pipe stays: were it closed, the proxy might just be asking for a stream
+			err = in.Refuse(wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name), l)
 		}
-		err = l.one(in)
-		if !l.occupy(false) || err != nil {
+		l.vacate()
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// occupy marks the lane busy or idle; false means that the agent drains and an
-// idle lane ends.
-func (l *lane) occupy(busy bool) bool {
+// occupy marks the lane busy; false means that the agent drains.
+func (l *lane) occupy() bool {
 	l.agent.mu.Lock()
 	defer l.agent.mu.Unlock()
-	l.busy = busy
-	return !l.agent.draining
+	l.busy = true
+	if l.agent.draining {
+		return false
+	}
+	l.agent.serving.Add(1) // a drain that begins now waits for it
+	return true
+}
+
+// vacate marks the lane idle.
+func (l *lane) vacate() {
+	l.agent.mu.Lock()
+	defer l.agent.mu.Unlock()
+	l.busy = false
 }
 
 // one serves one stream. An error means that the pipe cannot be used again.
@@ -158,7 +170,9 @@ func (l *lane) one(in *stream.Incoming) error {
 	if err != nil {
 		err = wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
-	ctx, cancel := context.Background(), context.CancelFunc(func() {})
+	served := sync.OnceFunc(func() { a.serving.Add(-1) })
+	defer served()
+	ctx, cancel := a.life, context.CancelFunc(func() {})
 	if limit := time.Duration(in.LimitMillis) * time.Millisecond; limit > 0 && limit < reach.DefaultTimeout {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 	}
@@ -188,6 +202,7 @@ func (l *lane) one(in *stream.Incoming) error {
 	stats, err := s.Carry(conn, nil, wire.LegTarget)
 	a.guard.leave(admitted)
 	a.open.Add(-1)
+	served()
 	a.streams.Closed(err)
 	if err != nil && l.pipe.Dead() == nil {
 		l.ended = true // by the stream's last word, which may still be on its way

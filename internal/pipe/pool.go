@@ -36,6 +36,10 @@ const (
 	holdOff    = 200 * time.Millisecond
 )
 
+// suspect is after how many beats without a sign of life an idle pipe is not lent any
+// more: a join tells sooner than a stream whether the replica is there.
+const suspect = 2
+
 // freshTime is how long after its last stream a pipe is lent without another look
 // at it. A peer that died in it is found by the opener, which tries another pipe.
 const freshTime = 10 * time.Millisecond
@@ -116,6 +120,9 @@ func (p *Pool) Run(ctx context.Context) error {
 func (p *Pool) Get(ctx context.Context) (*Pipe, error) {
 	p.mu.Lock()
 	for n := len(p.idle); n > 0; n = len(p.idle) {
+		if p.idle[n-1].silent >= suspect { // so are those below it: their time runs out soon
+			break
+		}
 		pipe, fresh := p.idle[n-1].pipe, time.Since(p.idle[n-1].since) < freshTime
 		p.idle = p.idle[:n-1]
 		p.busy++

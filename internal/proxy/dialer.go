@@ -20,6 +20,7 @@ import (
 const (
 	openTimeout = 10 * time.Second // for the agent to reach the target
 	joinTimeout = 10 * time.Second // for a pipe to be joined
+	meetTimeout = 4 * time.Second  // for a replica to say that it will come
 	settleTime  = 3 * time.Second  // after the start, in which agents are still being heard of
 	maxLost     = 3                // broken pipes in a row, before an opener gives up
 	shunTime    = 10 * time.Second // for a replica that did not answer, until its presence must have ended
@@ -201,23 +202,24 @@ func (d *Dialer) open(ctx context.Context, agent string, target wire.Target, ear
 			}
 			return nil, err
 		}
-		s, err := r.open(ctx, target, early)
+		s, joined, err := r.open(ctx, target, early)
 		if err == nil {
 			return s, nil
 		}
 		last = err
 		f := wire.AsFailure(err, wire.LegUnknown)
 		switch {
-		case ctx.Err() != nil, f.Code == wire.CodeLost && len(early) > 0: // the target may have seen them
+		case ctx.Err() != nil:
 			return nil, err
-		case f.Code == wire.CodeLost: // that pipe; perhaps all of this replica
-			lost++
-		case f.Leg == wire.LegAgent && f.Code == wire.CodeNoAgent:
+		case f.Code == wire.CodeDraining, f.Code == wire.CodeOverloaded && f.Leg != wire.LegRelay:
+			avoid[r.key] = true
+		case !joined: // nothing leads to this replica now: nobody has heard of the stream
 			avoid[r.key] = true
 			d.shun(r.key)
-		case f.Code == wire.CodeDraining, f.Leg == wire.LegAgent && f.Code == wire.CodeOverloaded:
-			avoid[r.key] = true
-		default:
+		case f.Code == wire.CodeLost && len(early) == 0: // that pipe; perhaps all of this replica
+			d.shun(r.key)
+			lost++
+		default: // an answer; or the target may have seen the early bytes
 			return nil, err
 		}
 	}

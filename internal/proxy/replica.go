@@ -34,21 +34,23 @@ func newReplica(d *Dialer, key replicaKey) *replica {
 	return r
 }
 
-// open opens a stream over one of the replica's pipes.
-func (r *replica) open(ctx context.Context, target wire.Target, early []byte) (*stream.Stream, error) {
+// open opens a stream over one of the replica's pipes. joined tells whether there was
+// a pipe.
+func (r *replica) open(ctx context.Context, target wire.Target, early []byte) (s *stream.Stream, joined bool, err error) {
 	r.streams.Add(1)
 	p, err := r.pool.Get(ctx)
 	if err != nil {
 		r.streams.Add(-1)
-		return nil, err
+		return nil, false, err
 	}
 	limit := openTimeout
 	if at, ok := ctx.Deadline(); ok {
 		limit = min(limit, max(time.Until(at), time.Millisecond))
 	}
-	return stream.Open(ctx, p, wire.Open{
+	s, err = stream.Open(ctx, p, wire.Open{
 		Stream: stream.NewID(), Target: target.String(), LimitMillis: uint32(limit.Milliseconds()), //nolint:gosec // small
 	}, early, r)
+	return s, true, err
 }
 
 // Done takes back the pipe of a stream that ended, or that never began.
@@ -88,6 +90,8 @@ func (r *replica) join(ctx context.Context, n int, deliver func(*pipe.Pipe, erro
 	}
 	r.d.wg.Go(func() {
 		defer done()
+		ctx, cancel := context.WithTimeout(ctx, meetTimeout)
+		defer cancel()
 		if err := r.d.cfg.Bus.Meet(ctx, r.key.agent, r.key.replica, bus.MeetRequest{
 			Tickets: tickets, Proxy: creds.ID.String(), Expires: joinTimeout,
 		}); err != nil {

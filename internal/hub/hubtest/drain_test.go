@@ -1,0 +1,120 @@
+package hubtest_test
+
+import (
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/config"
+)
+
+// running wants a process that was asked to end to run on for a stream.
+func running(t *testing.T, p *process, c net.Conn) {
+	t.Helper()
+	for range 5 {
+		select {
+		case <-p.done:
+			t.Fatalf("it ended while a stream ran: %v", p.err)
+		case <-time.After(60 * time.Millisecond):
+		}
+		if err := ping(c); err != nil {
+			t.Fatalf("the stream that runs: %v", err)
+		}
+	}
+}
+
+// endsSoon wants a process to end once nothing holds it.
+func endsSoon(t *testing.T, p *process) {
+	t.Helper()
+	begin := time.Now()
+	if err := p.stop(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 2*time.Second+slack {
+		t.Errorf("it took %s to end with nothing to do", took)
+	}
+}
+
+// TestAgentDrains asks an agent to end while a stream runs: the stream goes on to its
+// end; the status says so; new ones go to another replica, or are refused when there
+// is none.
+func TestAgentDrains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.agent("a", nil)
+	target := serve(t, echo)
+	p := w.proxy(nil)
+	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
+	held := hold(t, p, target, 1)[0]
+	a.cancel()
+	w.awaitState("a", api.StateDraining, 2*time.Second+slack)
+	running(t, a, held)
+	var no *answer
+	if err := onceBy(p.http, "", target); !errors.As(err, &no) || no.status != 503 {
+		t.Errorf("a new stream: %v; want 503", err)
+	}
+	w.agent("b", nil)
+	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
+	running(t, a, held)
+	_ = held.Close()
+	endsSoon(t, a)
+	w.awaitState("a", api.StateStopped, 2*time.Second+slack)
+}
+
+// TestDrainEnds: a stream that does not end is cut when the drain time is over, with
+// a reset.
+func TestDrainEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.agent("a", func(c *config.Agent) { c.DrainTimeout = 300 * time.Millisecond })
+	target := serve(t, echo)
+	p := w.proxy(nil)
+	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
+	held := hold(t, p, target, 1)[0]
+	endsSoon(t, a)
+	if err := cut(held, patience); err != nil {
+		t.Errorf("the stream: %v", err)
+	}
+}
+
+// TestProxyDrains asks a proxy to end while a stream runs.
+func TestProxyDrains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.agent("a", nil)
+	target := serve(t, echo)
+	p := w.proxy(nil)
+	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
+	held := hold(t, p, target, 1)[0]
+	p.cancel()
+	running(t, p.process, held)
+	if err := onceBy(p.http, "", target); err == nil {
+		t.Error("a new stream was opened")
+	}
+	_ = held.Close()
+	endsSoon(t, p.process)
+}
+
+// TestHubDrains asks a hub to end while a stream runs through its own proxy, and
+// one through another proxy over which bytes pass.
+func TestHubDrains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Hub) { c.HTTP = "127.0.0.1:0" })
+	w.agent("a", nil)
+	target := serve(t, echo)
+	own := w.info.Clients[0].String()
+	eventually(t, patience, func() error { return onceBy(own, agentID, target) })
+	held, err := connect(own, agentID, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.hub.cancel()
+	running(t, w.hub, held)
+	if err := onceBy(own, agentID, target); err == nil {
+		t.Error("a new stream was opened")
+	}
+	_ = held.Close()
+	endsSoon(t, w.hub)
+}

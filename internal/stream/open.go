@@ -115,7 +115,7 @@ func (s *Stream) answer() error {
 		s.p.Close()
 		return wire.Fail(wire.LegRelay, wire.CodeLost, "the pipe's last stream was reset after its end")
 	default:
-		return s.frame(h) // a breach of the protocol
+		return s.protocolError("%s where OPENED was due", h.Type)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -98,7 +99,8 @@ func once(addr string) error {
 	return ping(c)
 }
 
-// connect opens a stream over an HTTP proxy; an answer other than 200 is an error.
+// connect opens a stream over an HTTP proxy, as a USER or USER:PASSWORD if there is
+// one; an answer other than 200 is an error.
 func connect(proxy, user, target string) (net.Conn, error) {
 	c, err := net.DialTimeout("tcp", proxy, patience)
 	if err != nil {
@@ -108,8 +110,9 @@ func connect(proxy, user, target string) (net.Conn, error) {
 	req, err := http.NewRequest(http.MethodConnect, "http://"+target, nil)
 	if err == nil {
 		if user != "" {
+			name, password, _ := strings.Cut(user, ":")
 			basic := &http.Request{Header: http.Header{}}
-			basic.SetBasicAuth(user, "")
+			basic.SetBasicAuth(name, password)
 			req.Header.Set("Proxy-Authorization", basic.Header.Get("Authorization"))
 		}
 		err = req.Write(c)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -137,11 +138,12 @@ func (w *world) url() string { return "tls://" + w.config.Listen }
 func (w *world) startHub() {
 	w.t.Helper()
 	started := make(chan hub.Info, 1)
+	watched := watch("hub")
 	h := hub.New(w.config, hub.Options{
-		Version: "test", Registry: observe.NewRegistry("hub", "test"), Health: observe.NewHealth(),
+		Version: "test", Registry: watched.registry, Health: watched.health,
 		Log: w.log.With("part", "hub"), Started: func(i hub.Info) { started <- i },
 	})
-	w.hub = run(w.t, h.Run)
+	w.hub = run(w.t, watched, h.Run)
 	select {
 	case w.info = <-started:
 	case <-w.hub.done:
@@ -189,13 +191,14 @@ func (w *world) agent(name string, change func(*config.Agent)) *process {
 	if change != nil {
 		change(&settings)
 	}
+	watched := watch("agent")
 	a, err := agent.New(settings, agent.Options{
-		Version: "test", Getenv: noEnv, Registry: observe.NewRegistry("agent", "test"), Health: observe.NewHealth(), Log: w.log.With("part", name),
+		Version: "test", Getenv: noEnv, Registry: watched.registry, Health: watched.health, Log: w.log.With("part", name),
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	return run(w.t, a.Run)
+	return run(w.t, watched, a.Run)
 }
 
 // link returns a way to the hub that can be frozen and cut.
@@ -229,11 +232,12 @@ func (w *world) proxy(change func(*config.Proxy), targets ...string) *client {
 		change(&settings)
 	}
 	listening := make(chan []net.Addr, 1)
+	watched := watch("proxy")
 	p := proxy.New(settings, proxy.Options{
-		Version: "test", Getenv: noEnv, Registry: observe.NewRegistry("proxy", "test"), Health: observe.NewHealth(),
+		Version: "test", Getenv: noEnv, Registry: watched.registry, Health: watched.health,
 		Log: w.log.With("part", "proxy"), Listening: func(a []net.Addr) { listening <- a },
 	})
-	c := &client{process: run(w.t, p.Run)}
+	c := &client{process: run(w.t, watched, p.Run)}
 	select {
 	case addrs := <-listening:
 		c.http, c.socks = addrs[0].String(), addrs[1].String()
@@ -262,16 +266,59 @@ func (w *world) replica(name string) api.Replica {
 	return api.Replica{}
 }
 
+// watched is what a process tells of itself.
+type watched struct {
+	registry *observe.Registry
+	health   *observe.Health
+}
+
+func watch(role string) watched {
+	return watched{observe.NewRegistry(role, "test"), observe.NewHealth()}
+}
+
+// metric returns the sum of a metric's values whose labels hold all of the given
+// values.
+func (w watched) metric(t *testing.T, name string, labels ...string) (sum float64) {
+	t.Helper()
+	families, err := w.registry.Gatherer().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := false
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+		known = true
+		for _, m := range f.GetMetric() {
+			missing := len(labels)
+			for _, l := range m.GetLabel() {
+				if slices.Contains(labels, l.GetValue()) {
+					missing--
+				}
+			}
+			if missing == 0 {
+				sum += m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	if !known {
+		t.Fatalf("there is no metric %s", name)
+	}
+	return sum
+}
+
 // process is what runs until it is stopped, or until the test ends.
 type process struct {
+	watched
 	cancel context.CancelFunc
 	done   chan struct{}
 	err    error // once done
 }
 
-func run(t *testing.T, f func(context.Context) error) *process {
+func run(t *testing.T, w watched, f func(context.Context) error) *process {
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &process{cancel: cancel, done: make(chan struct{})}
+	p := &process{watched: w, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
 		p.err = f(ctx)

@@ -1,0 +1,218 @@
+package hubtest_test
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/enroll"
+)
+
+// ready waits until a process tells of itself that it is ready, or that it is not.
+func (p *process) ready(t *testing.T, want bool, limit time.Duration) {
+	t.Helper()
+	eventually(t, limit, func() error {
+		if r := p.health.Ready(t.Context()); r.Ready != want {
+			return fmt.Errorf("ready: %+v", r)
+		}
+		return nil
+	})
+}
+
+// TestReadiness: hub, agent and proxy are ready when bytes pass, and are not when they
+// do not.
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	l := w.link()
+	w.hub.ready(t, true, patience)
+	a := w.agent("a", func(c *config.Agent) { c.ConnectURL = "tls://" + l.Addr() })
+	p := w.proxy(nil)
+	a.ready(t, true, patience)
+	p.ready(t, true, patience)
+
+	l.Freeze()
+	a.ready(t, false, patience)
+	p.ready(t, false, patience)
+	l.Thaw()
+	a.ready(t, true, patience)
+	p.ready(t, true, patience)
+
+	if err := w.hub.stop(); err != nil {
+		t.Error(err)
+	}
+	a.ready(t, false, patience)
+	p.ready(t, false, patience)
+	w.startHub()
+	a.ready(t, true, patience)
+	p.ready(t, true, patience)
+}
+
+// TestPartiesWaitForTheirHub starts agent and proxy before there is a hub.
+func TestPartiesWaitForTheirHub(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	if err := w.hub.stop(); err != nil {
+		t.Fatal(err)
+	}
+	target := serve(t, echo)
+	w.agent("a", nil)
+	var wg sync.WaitGroup
+	var p *client
+	wg.Go(func() { p = w.proxy(nil, target) }) // it listens when it has been at the hub
+	time.Sleep(200 * time.Millisecond)
+	w.startHub()
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	eventually(t, patience, func() error { return once(p.forwards[0]) })
+}
+
+// TestOrganizationDeleted: with an organization go its streams and its agents.
+func TestOrganizationDeleted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Hub) { c.HTTP = "127.0.0.1:0" })
+	if _, err := w.admin.CreateOrganization(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	token := w.robot("acme", "machines")
+	a := w.agent("a", func(c *config.Agent) {
+		c.Organization, c.TokenFile, c.DrainTimeout = "acme", token, 100*time.Millisecond
+	})
+	target := serve(t, echo)
+	own := w.info.Clients[0].String()
+	eventually(t, patience, func() error { return onceBy(own, "acme/"+agentID, target) })
+	held, err := connect(own, "acme/"+agentID, target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := w.admin.DeleteOrganization(t.Context(), "acme", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := cut(held, patience); err != nil {
+		t.Errorf("its stream: %v", err)
+	}
+	var no *answer
+	if err := onceBy(own, "acme/"+agentID, target); !errors.As(err, &no) {
+		t.Errorf("a new stream: %v; want an answer that tells why not", err)
+	}
+	a.cancel()
+	_ = a.forget() // whether it has noticed by now is its own affair
+}
+
+// TestTokensAsPasswords has proxies that want a robot token of their organization.
+func TestTokensAsPasswords(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Hub) { c.HTTP, c.RequireToken = "127.0.0.1:0", true })
+	w.agent("a", nil)
+	p := w.proxy(func(c *config.Proxy) { c.RequireToken = true })
+	if _, err := w.admin.CreateOrganization(t.Context(), "acme"); err != nil {
+		t.Fatal(err)
+	}
+	secret := func(file string) string {
+		text, _, err := (&enroll.RobotToken{File: file}).SubjectToken(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	target := serve(t, echo)
+	good, bad := secret(w.token), secret(w.robot("acme", "machines"))
+	for name, addr := range map[string]string{"the hub's own": w.info.Clients[0].String(), "a proxy": p.http} {
+		eventually(t, patience, func() error { return onceBy(addr, agentID+":"+good, target) })
+		for what, password := range map[string]string{"no password": "", "another organization's token": bad, "nonsense": "abc"} {
+			var no *answer
+			if err := onceBy(addr, agentID+":"+password, target); !errors.As(err, &no) || no.status != 407 {
+				t.Errorf("%s, with %s: %v; want 407", name, what, err)
+			}
+		}
+	}
+}
+
+// TestCountersComeBack opens hundreds of streams that end in all kinds of ways, and
+// looks whether everything that counts is at zero again.
+func TestCountersComeBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Hub) { c.HTTP = "127.0.0.1:0" })
+	target := serve(t, echo)
+	a := w.agent("a", func(c *config.Agent) { c.Allow = []string{"tcp:127.0.0.1:*", "tcp:nowhere.invalid:*"} })
+	p := w.proxy(nil, target)
+	own := w.info.Clients[0].String()
+	eventually(t, patience, func() error { return once(p.forwards[0]) })
+	eventually(t, patience, func() error { return onceBy(own, agentID, target) })
+	nobody := freePort(t)
+	ways := []func() error{
+		func() error { return once(p.forwards[0]) },
+		func() error { return onceBy(p.http, "", target) },
+		func() error { return onceBy(own, agentID, target) },
+		func() error { return want(onceBy(p.http, "", nobody), 502) },
+		func() error { return want(onceBy(p.http, "", "192.0.2.1:80"), 403) },
+		func() error { return want(onceBy(own, agentID, "nowhere.invalid:80"), 502) },
+		func() error { // a client that resets
+			c, err := connect(p.http, "", target)
+			if err != nil {
+				return err
+			}
+			err = ping(c)
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+			return err
+		},
+		func() error { // a client that leaves before the stream is open
+			c, err := net.Dial("tcp", p.http)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n", target)
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+			return err
+		},
+	}
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			for j := range 25 {
+				if err := ways[(i+j)%len(ways)](); err != nil {
+					t.Errorf("way %d: %v", (i+j)%len(ways), err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, patience, func() error {
+		for name, one := range map[string]watched{"agent": a.watched, "proxy": p.watched, "hub": w.hub.watched} {
+			if n := one.metric(t, "postern_streams_open"); n != 0 {
+				return fmt.Errorf("%s counts %v open streams", name, n)
+			}
+			if n := one.metric(t, "postern_pipes", "busy"); n != 0 {
+				return fmt.Errorf("%s counts %v busy pipes", name, n)
+			}
+		}
+		if r := w.replica("a"); r.State != api.StateReady || r.Streams != 0 {
+			return fmt.Errorf("the status says %+v", r)
+		}
+		return nil
+	})
+	for name, one := range map[string]watched{"proxy": p.watched, "hub": w.hub.watched} {
+		if good, all := one.metric(t, "postern_pipe_joins_total", "ok"), one.metric(t, "postern_pipe_joins_total"); good != all {
+			t.Errorf("%s: %v of %v joins worked", name, good, all)
+		}
+	}
+}
+
+// want says whether an answer is the one with that status.
+func want(err error, status int) error {
+	var a *answer
+	if errors.As(err, &a) && a.status == status {
+		return nil
+	}
+	return fmt.Errorf("%w; want %d", err, status)
+}

@@ -172,6 +172,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	server := NewHTTPServer(web, h.log)
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
+	defer context.AfterFunc(serving, h.opt.Health.Drain)()
 	var bg sync.WaitGroup
 	failed := make(chan error, 2)
 	bg.Go(func() { h.serving.run(work) })

@@ -92,6 +92,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
+	if p.opt.Health != nil {
+		defer context.AfterFunc(serving, p.opt.Health.Drain)()
+	}
 	bg.Go(func() {
 		if err := member.Run(work); err != nil {
 			failed <- err

@@ -114,7 +114,7 @@ func mayPair(a, b identity.ID) *wire.Failure {
 		a, b = b, a
 	}
 	switch {
-	case b.Role != identity.RoleAgent || a.Role == identity.RoleAgent:
+	case b.Role != identity.RoleAgent || a.Role != identity.RoleProxy:
 		return wire.Fail(wire.LegRelay, wire.CodeWrongPeer, "a ticket joins a proxy and an agent, not %s and %s", a.Role, b.Role)
 	case a.Organization != b.Organization || a.TrustDomain != b.TrustDomain:
 		return wire.Fail(wire.LegRelay, wire.CodeWrongPeer, "the ticket was presented by parties of two organizations")

@@ -2,6 +2,7 @@ package hubtest_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"testing"
 	"time"
@@ -10,9 +11,16 @@ import (
 	"postern.dev/postern/internal/config"
 )
 
-// running wants a process that was asked to end to run on for a stream.
+// running wants a process that was asked to end to run on for a stream, and to say
+// that it takes no more.
 func running(t *testing.T, p *process, c net.Conn) {
 	t.Helper()
+	eventually(t, slack, func() error {
+		if r := p.health.Ready(t.Context()); r.Ready || !r.Draining {
+			return fmt.Errorf("it says of itself: %+v", r)
+		}
+		return nil
+	})
 	for range 5 {
 		select {
 		case <-p.done:

@@ -77,7 +77,7 @@ func TestPoolRecoversAtOnce(t *testing.T) {
 				wg.Go(func() { deliver(client, nil) })
 			}
 		}})
-		time.Sleep(10 * time.Minute)
+		time.Sleep(10*time.Minute + pipe.BeatInterval/2) // between two attempts to be warm, not in one
 		up.Store(true)
 		q, err := p.Get(t.Context())
 		if err != nil {

@@ -98,7 +98,7 @@ func (h *fakeHub) answer(form map[string]string) *api.TokenResponse {
 		TrustDomain: "hub.test", Organization: form["audience"], Role: identity.Role(form["role"]),
 		Name: form["name"], Replica: form["replica"],
 	}
-	chain, err := h.authority.IssueParty(id, pub, h.ttl, time.Now().Add(h.ahead))
+	chain, err := h.authority.IssueParty(id, pub, identity.Holder{}, h.ttl, time.Now().Add(h.ahead))
 	if err != nil {
 		h.t.Error(err)
 	}

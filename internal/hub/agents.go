@@ -11,6 +11,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -56,13 +57,13 @@ func (a *API) getAgent(r *http.Request) (any, error) {
 // agents returns the agents of the organization that a request is about: any
 // for the administrator, its own for a robot.
 func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error) {
-	p, err := a.principal(r)
+	p, err := a.caller(r)
 	if err != nil {
 		return "", nil, err
 	}
 	org = cmp.Or(r.URL.Query().Get("organization"), p.Organization, registry.DefaultOrganization)
-	if !p.Admin && org != p.Organization {
-		return "", nil, wire.Fail(wire.LegHub, wire.CodeDenied, "%s of organization %q may not see organization %q", p.Name(), p.Organization, clip(org)).
+	if !p.Admin() && org != p.Organization {
+		return "", nil, wire.Fail(wire.LegHub, wire.CodeDenied, "%s of organization %q may not see organization %q", p.Principal, p.Organization, clip(org)).
 			WithHint("ask for organization %q, or use another token", p.Organization)
 	}
 	if _, err := a.o.Registry.Organization(r.Context(), org); err != nil {
@@ -118,7 +119,7 @@ func (a *API) ready(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	if r.Header.Get("Authorization") != "" {
-		if err := a.requireAdmin(r); err != nil {
+		if err := a.permit(r, role.Hub); err != nil {
 			a.fail(w, r, err)
 			return
 		}

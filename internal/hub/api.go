@@ -17,6 +17,7 @@ import (
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -82,43 +83,52 @@ func NewAPI(o APIOptions) (*API, error) {
 	return a, nil
 }
 
+// handler does what a request asks and returns what to send as JSON, or nil for
+// no content.
+type handler = func(*http.Request) (any, error)
+
 func (a *API) routes() {
-	open := func(pattern string, h func(*http.Request) (any, error)) { a.mux.HandleFunc(pattern, a.answer(h)) }
-	admin := func(pattern string, h func(*http.Request) (any, error)) {
-		open(pattern, func(r *http.Request) (any, error) {
-			if err := a.requireAdmin(r); err != nil {
-				return nil, err
-			}
-			return h(r)
-		})
-	}
 	a.mux.HandleFunc("POST "+api.PathToken, a.token)
 	a.mux.HandleFunc("GET "+api.PathCA, a.ca)
 	a.mux.HandleFunc("GET "+api.PathHealth, a.o.Health.Handler().ServeHTTP)
 	a.mux.HandleFunc("GET "+api.PathReady, a.ready)
-	open("GET "+api.PathVersion, a.version)
+	a.open("GET "+api.PathVersion, a.version)
 
-	admin("GET "+api.PathOrganizations, a.listOrganizations)
-	admin("POST "+api.PathOrganizations, a.createOrganization)
-	admin("DELETE "+api.PathOrganizations+"/{org}", a.deleteOrganization)
+	a.handle("GET "+api.PathOrganizations, role.Hub, a.listOrganizations)
+	a.handle("POST "+api.PathOrganizations, role.Hub, a.createOrganization)
+	a.handle("DELETE "+api.PathOrganizations+"/{org}", role.Hub, a.deleteOrganization)
 	robots := api.PathOrganizations + "/{org}/robots"
-	admin("GET "+robots, a.listRobots)
-	admin("POST "+robots, a.createRobot)
-	admin("DELETE "+robots+"/{robot}", a.deleteRobot)
-	admin("GET "+robots+"/{robot}/tokens", a.listTokens)
-	admin("POST "+robots+"/{robot}/tokens", a.createToken)
-	admin("DELETE "+robots+"/{robot}/tokens/{token}", a.deleteToken)
+	a.handle("GET "+robots, role.Read, a.listRobots)
+	a.handle("POST "+robots, role.Administer, a.createRobot)
+	a.handle("DELETE "+robots+"/{robot}", role.Administer, a.deleteRobot)
+	a.handle("GET "+robots+"/{robot}/tokens", role.Read, a.listTokens)
+	a.handle("POST "+robots+"/{robot}/tokens", role.Administer, a.createToken)
+	a.handle("DELETE "+robots+"/{robot}/tokens/{token}", role.Administer, a.deleteToken)
 
 	agents := api.PathOrganizations + "/{org}/agents"
-	admin("GET "+agents, a.listRegistrations)
-	admin("POST "+agents, a.registerAgent)
-	admin("GET "+agents+"/{agent}", a.getRegistration)
-	admin("DELETE "+agents+"/{agent}", a.unregisterAgent)
-	admin("POST "+agents+"/{agent}/keys", a.addAgentKey)
-	admin("DELETE "+agents+"/{agent}/keys/{key}", a.removeAgentKey)
+	a.handle("GET "+agents, role.Read, a.listRegistrations)
+	a.handle("POST "+agents, role.Operate, a.registerAgent)
+	a.handle("GET "+agents+"/{agent}", role.Read, a.getRegistration)
+	a.handle("DELETE "+agents+"/{agent}", role.Operate, a.unregisterAgent)
+	a.handle("POST "+agents+"/{agent}/keys", role.Operate, a.addAgentKey)
+	a.handle("DELETE "+agents+"/{agent}/keys/{key}", role.Operate, a.removeAgentKey)
 
-	open("GET "+api.PathAgents, a.listAgents)
-	open("GET "+api.PathAgents+"/{id}", a.getAgent)
+	a.open("GET "+api.PathAgents, a.listAgents)
+	a.open("GET "+api.PathAgents+"/{id}", a.getAgent)
+}
+
+// open routes a pattern to a handler that checks by itself who asks.
+func (a *API) open(pattern string, h handler) { a.mux.HandleFunc(pattern, a.answer(h)) }
+
+// handle routes a pattern to a handler for callers who hold a permission, in the
+// organization that the path names as {org}.
+func (a *API) handle(pattern string, need role.Permission, h handler) {
+	a.open(pattern, func(r *http.Request) (any, error) {
+		if err := a.permit(r, need); err != nil {
+			return nil, err
+		}
+		return h(r)
+	})
 }
 
 // ServeHTTP implements http.Handler.
@@ -196,8 +206,8 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	writeProblem(w, p)
 }
 
-// principal returns who makes a request. A failure counts against its source.
-func (a *API) principal(r *http.Request) (Principal, error) {
+// caller returns who makes a request. A failure counts against its source.
+func (a *API) caller(r *http.Request) (Caller, error) {
 	kind, token, ok := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !ok || !strings.EqualFold(kind, "Bearer") {
 		token = ""
@@ -206,40 +216,41 @@ func (a *API) principal(r *http.Request) (Principal, error) {
 }
 
 // authenticate says whose a token is, and limits failures.
-func (a *API) authenticate(r *http.Request, token string) (Principal, error) {
+func (a *API) authenticate(r *http.Request, token string) (Caller, error) {
 	p, err := a.o.Authenticator.Authenticate(r.Context(), token)
 	return a.limitFailures(r, p, err)
 }
 
 // limitFailures passes a failure to authenticate on, unless there were too many
 // from where it comes.
-func (a *API) limitFailures(r *http.Request, p Principal, err error) (Principal, error) {
+func (a *API) limitFailures(r *http.Request, c Caller, err error) (Caller, error) {
 	var f *wire.Failure
 	if err == nil || !errors.As(err, &f) || f.Code != wire.CodeUnauthenticated {
-		return p, err
+		return c, err
 	}
 	source := sourceOf(r)
 	if !a.failures.failed(source, a.o.Now()) {
-		return Principal{}, &api.Problem{
+		return Caller{}, &api.Problem{
 			Status: http.StatusTooManyRequests, Code: wire.CodeOverloaded.String(), RetryAfter: failureEvery,
 			Detail: "too many failed attempts from " + source.String(), Hint: "wait, then try with a good token; the last one failed because " + f.Text,
 		}
 	}
 	a.o.Log.Warn("token refused", "path", r.URL.Path, "source", source.String(), "reason", f.Text)
-	return Principal{}, err
+	return Caller{}, err
 }
 
-// requireAdmin lets only the administrator through.
-func (a *API) requireAdmin(r *http.Request) error {
-	p, err := a.principal(r)
+// permit says whether the caller holds a permission in the organization of a
+// request's path.
+func (a *API) permit(r *http.Request, need role.Permission) error {
+	c, err := a.caller(r)
 	if err != nil {
 		return err
 	}
-	if !p.Admin {
-		return wire.Fail(wire.LegHub, wire.CodeDenied, "%s may not do this", p.Name()).
-			WithHint("use the administrator's token, admin.token in the hub's data directory")
+	if c.Admin() {
+		return nil
 	}
-	return nil
+	return wire.Fail(wire.LegHub, wire.CodeDenied, "%s may not do this: it takes the permission to %s", c.Principal, need).
+		WithHint("use the administrator's token, admin.token in the hub's data directory")
 }
 
 // readJSON reads a request's body strictly.

@@ -23,10 +23,10 @@ const (
 // Assert returns which agent signed an assertion for a request with the given
 // digest. Errors are *wire.Failure as those of Authenticate. An assertion is good
 // once.
-func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Principal, error) {
+func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Caller, error) {
 	now := a.now()
-	refuse := func(format string, args ...any) (Principal, error) {
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, format, args...)
+	refuse := func(format string, args ...any) (Caller, error) {
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, format, args...)
 	}
 	assertion, err := identity.ParseAssertion(token)
 	if err != nil {
@@ -37,11 +37,11 @@ func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Princ
 	switch {
 	case errors.Is(err, registry.ErrRevoked):
 		// The same words whether agent or key are unknown: who asks has proved nothing.
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "agent %s of organization %s has no key %s",
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "agent %s of organization %s has no key %s",
 			c.Agent, c.Organization, assertion.KeyID).WithCause(err).
 			WithHint("it was removed, or never added; add it with: postern agent key add %s -a %s --public-key FILE", c.Agent, c.Organization)
 	case err != nil:
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub could not look the key up").WithCause(err)
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub could not look the key up").WithCause(err)
 	}
 	if err := assertion.Verify(key, a.state.TrustDomain(), now); err != nil {
 		f := wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the assertion is not good: %s", err).WithCause(err)
@@ -52,7 +52,7 @@ func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Princ
 			f.Text += fmt.Sprintf("; by the hub's clock it is %s", now.UTC().Format(time.RFC3339))
 			f.Hint = "set the clock of this machine, for instance with NTP"
 		}
-		return Principal{}, f
+		return Caller{}, f
 	}
 	if subtle.ConstantTimeCompare([]byte(c.Request), []byte(digest)) != 1 {
 		return refuse("the assertion was made for another request than this one")
@@ -61,9 +61,11 @@ func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Princ
 	case errors.Is(err, errUsed):
 		return refuse("the assertion has been used already")
 	case err != nil:
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "too many exchanges with key %s in the last minutes", assertion.KeyID)
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "too many exchanges with key %s in the last minutes", assertion.KeyID)
 	}
-	return Principal{Organization: c.Organization, Agent: c.Agent, KeyID: assertion.KeyID}, nil
+	return Caller{
+		Principal: identity.Principal{Kind: identity.KindAgent, Name: c.Agent}, Organization: c.Organization, Item: assertion.KeyID,
+	}, nil
 }
 
 var (

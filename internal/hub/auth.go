@@ -11,39 +11,34 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// Principal is who shows a long-lived token.
-type Principal struct {
-	Admin        bool   // the administrator, who may do everything; the rest is empty then
-	Organization string // of a robot or agent
-	Robot        string
-	AccessID     string // names the robot's token
-	Agent        string // instead of Robot: an agent that signed with a key of its own
-	KeyID        string // names the agent's key
+// Caller is who showed a long-lived secret, or proved to hold one.
+type Caller struct {
+	identity.Principal
+	Organization string   // that it belongs to; empty for the administrator
+	Item         string   // what it showed: a token's access ID, a key's ID
+	Groups       []string // of a user
 }
 
-// Name returns the principal for logs.
-func (p Principal) Name() string {
-	switch {
-	case p.Admin:
-		return "administrator"
-	case p.Agent != "":
-		return "agent:" + p.Agent
-	default:
-		return "robot:" + p.Robot
-	}
+// Admin reports whether it is the hub's administrator, who may do everything.
+func (c Caller) Admin() bool { return c.Kind == identity.KindAdmin }
+
+// Holder returns on whose behalf certificates are issued to the caller.
+func (c Caller) Holder() identity.Holder {
+	return identity.Holder{Principal: c.Principal, Groups: c.Groups}
 }
 
 // Ground returns what credentials in an organization are issued on, when the
-// principal asks for them.
-func (p Principal) Ground(org string) registry.Ground {
-	switch {
-	case p.Admin:
+// caller asks for them.
+func (c Caller) Ground(org string) registry.Ground {
+	if c.Admin() {
 		return registry.Ground{Organization: org, Kind: registry.GroundAdmin}
-	case p.Agent != "":
-		return registry.Ground{Organization: p.Organization, Kind: registry.GroundAgent, Name: p.Agent, Item: p.KeyID}
-	default:
-		return registry.Ground{Organization: p.Organization, Kind: registry.GroundRobot, Name: p.Robot, Item: p.AccessID}
 	}
+	return registry.Ground{Organization: c.Organization, Kind: string(c.Kind), Name: c.Name, Item: c.Item}
+}
+
+// administrator is the caller who shows the administrator's token.
+func administrator() Caller {
+	return Caller{Principal: identity.Principal{Kind: identity.KindAdmin, Name: "break-glass"}}
 }
 
 // Authenticator tells whose a long-lived token is. It is safe for concurrent use.
@@ -67,27 +62,29 @@ func NewAuthenticator(state *State, reg *registry.Registry, now func() time.Time
 // was issued here, has not expired and was not revoked. Errors are *wire.Failure
 // that blame the hub's leg, with CodeUnauthenticated unless the hub itself is at
 // fault; they do not hold the token.
-func (a *Authenticator) Authenticate(ctx context.Context, token string) (Principal, error) {
+func (a *Authenticator) Authenticate(ctx context.Context, token string) (Caller, error) {
 	if token == "" {
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "no token was sent").WithHint("%s", hintToken)
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "no token was sent").WithHint("%s", hintToken)
 	}
 	if a.state.IsAdmin(token) {
-		return Principal{Admin: true}, nil
+		return administrator(), nil
 	}
 	now := a.now()
 	claims, err := a.state.Tokens().VerifyRobot(token, now)
 	if err != nil {
-		return Principal{}, a.refusal(err, now)
+		return Caller{}, a.refusal(err, now)
 	}
 	err = a.registry.CheckToken(ctx, claims, token)
 	switch {
 	case errors.Is(err, registry.ErrRevoked):
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the token %s of robot %q in organization %q was revoked",
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the token %s of robot %q in organization %q was revoked",
 			claims.AccessID, claims.Robot, claims.Organization).WithHint("%s", hintToken).WithCause(err)
 	case err != nil:
-		return Principal{}, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub could not look the token up").WithCause(err)
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub could not look the token up").WithCause(err)
 	}
-	return Principal{Organization: claims.Organization, Robot: claims.Robot, AccessID: claims.AccessID}, nil
+	return Caller{
+		Principal: identity.Principal{Kind: identity.KindRobot, Name: claims.Robot}, Organization: claims.Organization, Item: claims.AccessID,
+	}, nil
 }
 
 const hintToken = "make a new one with: postern robot token create ROBOT NAME -a ORG -f FILE"

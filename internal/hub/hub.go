@@ -261,10 +261,10 @@ func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Id
 		}
 		return proxy.Identity{}, f
 	}
-	if p.Admin || p.Organization != organization {
+	if p.Admin() || p.Organization != organization {
 		return proxy.Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the token is not one of organization %s", organization)
 	}
-	return proxy.Identity{Organization: organization, Name: p.Name()}, nil
+	return proxy.Identity{Organization: organization, Name: p.String()}, nil
 }
 
 // checkPort sends bytes through the rendezvous, over the one port, as a proxy of

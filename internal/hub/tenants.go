@@ -20,6 +20,9 @@ import (
 // ownProxyTTL is how long the certificates of the hub's own proxies are valid.
 const ownProxyTTL = time.Hour
 
+// ownProxy is the name of the hub's own proxies, which no other may have.
+const ownProxy = "hub"
+
 // tenants are the organizations as the hub serves them: a connection into each
 // one's bus, its directory of agents, and the dialer of the hub's own proxies. Safe
 // for concurrent use.
@@ -66,7 +69,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 	}
 	own, end := context.WithCancel(t.ctx)
 	id := identity.ID{
-		TrustDomain: t.state.TrustDomain(), Organization: org, Role: identity.RoleProxy, Name: "hub", Replica: t.state.Node(),
+		TrustDomain: t.state.TrustDomain(), Organization: org, Role: identity.RoleProxy, Name: ownProxy, Replica: t.state.Node(),
 	}
 	creds := &ownCredentials{authority: t.state.Authority(), id: id}
 	if _, err := creds.current(); err != nil {
@@ -214,7 +217,8 @@ func issue(a *identity.Authority, id identity.ID, now time.Time) (*identity.Cred
 	if err != nil {
 		return nil, err
 	}
-	chain, err := a.IssueParty(id, key.Public(), ownProxyTTL, now)
+	holder := identity.Holder{Principal: identity.Principal{Kind: identity.KindHub, Name: id.Replica}}
+	chain, err := a.IssueParty(id, key.Public(), holder, ownProxyTTL, now)
 	if err != nil {
 		return nil, err
 	}

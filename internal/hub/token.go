@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"cmp"
 	"errors"
 	"io"
 	"mime"
@@ -119,11 +118,11 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if t := form.Get("subject_token_type"); t != api.TokenTypeJWT && t != api.TokenTypeAccess {
 		return nil, invalidRequest("the subject token's type is missing or unknown", "want subject_token_type="+api.TokenTypeJWT)
 	}
-	principal, err := a.authenticateSubject(r, form)
+	caller, err := a.authenticateSubject(r, form)
 	if err != nil {
 		return nil, err
 	}
-	id, err := a.partyOf(r, form, principal)
+	id, err := a.partyOf(r, form, caller)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +135,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		return nil, invalidRequest("the public key for the bus is not one", "")
 	}
 	now, ttl := a.o.Now(), a.o.CredentialTTL
-	chain, err := a.o.State.Authority().IssueParty(id, pub, ttl, now)
+	chain, err := a.o.State.Authority().IssueParty(id, pub, caller.Holder(), ttl, now)
 	if err != nil {
 		return nil, err
 	}
@@ -145,18 +144,18 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		return nil, err
 	}
 	err = a.o.Grants.Issue(r.Context(), Grant{
-		Ground: principal.Ground(id.Organization), Serial: identity.Serial(certs[0]), Previous: form.Get("previous"),
+		Ground: caller.Ground(id.Organization), Serial: identity.Serial(certs[0]), Previous: form.Get("previous"),
 		ID: id.String(), BusKey: busKey, Expires: certs[0].NotAfter,
 	})
 	if errors.Is(err, registry.ErrRevoked) {
-		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the %s was revoked just now", principal.Ground(id.Organization))
+		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the %s was revoked just now", caller.Ground(id.Organization))
 	}
 	if err != nil {
 		return nil, err
 	}
-	if principal.Agent != "" {
+	if caller.Kind == identity.KindAgent {
 		// Not before: once the list shows that a new key is used, the old one can go.
-		if err := a.o.Registry.NoteAgentKeyUse(r.Context(), id.Organization, principal.Agent, principal.KeyID); err != nil {
+		if err := a.o.Registry.NoteAgentKeyUse(r.Context(), id.Organization, caller.Name, caller.Item); err != nil {
 			return nil, err
 		}
 	}
@@ -164,7 +163,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("credentials issued", "id", id.String(), "to", principal.Name(), "access_id", cmp.Or(principal.AccessID, principal.KeyID),
+	a.o.Log.Info("credentials issued", "id", id.String(), "to", caller.String(), "item", caller.Item,
 		"source", sourceOf(r).String(), "version", clip(form.Get("version")), "expires", now.Add(ttl))
 	return &api.TokenResponse{
 		AccessToken:     string(chain),
@@ -181,7 +180,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 // authenticateSubject says who asks for credentials: the bearer of a token, or an
 // agent that signed the request with its key. The type in the header of a JWT tells
 // the two apart.
-func (a *API) authenticateSubject(r *http.Request, form url.Values) (Principal, error) {
+func (a *API) authenticateSubject(r *http.Request, form url.Values) (Caller, error) {
 	token := form.Get("subject_token")
 	if !identity.IsAssertion(token) {
 		return a.authenticate(r, token)
@@ -190,10 +189,10 @@ func (a *API) authenticateSubject(r *http.Request, form url.Values) (Principal, 
 	return a.limitFailures(r, p, err)
 }
 
-// partyOf returns the identity that a request asks for, if the principal may
+// partyOf returns the identity that a request asks for, if the caller may
 // have it. A robot may be any proxy of its organization, and any agent that has no
 // keys of its own; an agent with a key only itself.
-func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.ID, error) {
+func (a *API) partyOf(r *http.Request, form url.Values, c Caller) (identity.ID, error) {
 	id := identity.ID{
 		TrustDomain: a.o.State.TrustDomain(), Organization: form.Get("audience"), Role: identity.Role(form.Get("role")),
 		Name: form.Get("name"), Replica: form.Get("replica"),
@@ -201,16 +200,16 @@ func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.I
 	if err := identity.ValidateName("organization", id.Organization); err != nil {
 		return identity.ID{}, err
 	}
-	if !p.Admin && id.Organization != p.Organization {
+	if !c.Admin() && id.Organization != c.Organization {
 		what := "token"
-		if p.Agent != "" {
+		if c.Kind == identity.KindAgent {
 			what = "key"
 		}
 		return identity.ID{}, tokenProblem(http.StatusForbidden, api.ErrorInvalidTarget,
-			"the "+what+" is one of organization "+p.Organization+" and not of "+id.Organization,
-			"pass --organization "+p.Organization+", or a "+what+" of organization "+id.Organization)
+			"the "+what+" is one of organization "+c.Organization+" and not of "+id.Organization,
+			"pass --organization "+c.Organization+", or a "+what+" of organization "+id.Organization)
 	}
-	if p.Admin {
+	if c.Admin() {
 		if _, err := a.o.Registry.Organization(r.Context(), id.Organization); errors.Is(err, registry.ErrNotFound) {
 			return identity.ID{}, tokenProblem(http.StatusForbidden, api.ErrorInvalidTarget,
 				"there is no organization "+id.Organization, "make it with: postern organization create "+id.Organization)
@@ -229,18 +228,20 @@ func (a *API) partyOf(r *http.Request, form url.Values, p Principal) (identity.I
 	if err := errors.Join(identity.ValidateName(what, id.Name), identity.ValidateName("replica", id.Replica)); err != nil {
 		return id, err
 	}
-	return id, a.mayBe(r, p, id)
+	return id, a.mayBe(r, c, id)
 }
 
-// mayBe says whether a principal may have an identity of its organization.
-func (a *API) mayBe(r *http.Request, p Principal, id identity.ID) error {
+// mayBe says whether a caller may have an identity of its organization.
+func (a *API) mayBe(r *http.Request, c Caller, id identity.ID) error {
 	switch {
-	case p.Admin:
+	case id.Role == identity.RoleProxy && id.Name == ownProxy:
+		return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized, "the proxy name "+ownProxy+" is that of the hub's own proxies", "choose another --name")
+	case c.Admin():
 		return nil
-	case p.Agent != "":
-		if id.Role != identity.RoleAgent || id.Name != p.Agent {
+	case c.Kind == identity.KindAgent:
+		if id.Role != identity.RoleAgent || id.Name != c.Name {
 			return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized,
-				"a key of agent "+p.Agent+" enrols that agent only, and not "+string(id.Role)+" "+id.Name, "")
+				"a key of agent "+c.Name+" enrols that agent only, and not "+string(id.Role)+" "+id.Name, "")
 		}
 		return nil
 	case id.Role != identity.RoleAgent:

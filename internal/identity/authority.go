@@ -140,10 +140,10 @@ func (a *Authority) Pool() *x509.CertPool {
 func (a *Authority) Pin() string { return Pin(a.cert) }
 
 // IssueParty certifies that the holder of pub's private key is id, an agent or
-// a proxy of this trust domain, for ttl from now. It returns the certificate in
-// PEM. The certificate begins two minutes before now and serves as client and
-// server.
-func (a *Authority) IssueParty(id ID, pub crypto.PublicKey, ttl time.Duration, now time.Time) ([]byte, error) {
+// a proxy of this trust domain that was enrolled by holder, for ttl from now. It
+// returns the certificate in PEM. The certificate begins two minutes before now and
+// serves as client and server.
+func (a *Authority) IssueParty(id ID, pub crypto.PublicKey, holder Holder, ttl time.Duration, now time.Time) ([]byte, error) {
 	if id.Role == RoleHub {
 		return nil, errors.New("issue certificate: a hub is not a party of an organization")
 	}
@@ -153,7 +153,7 @@ func (a *Authority) IssueParty(id ID, pub crypto.PublicKey, ttl time.Duration, n
 	if err := checkPublicKey(pub); err != nil {
 		return nil, err
 	}
-	cert, err := a.issue(id, pub, nil, now.Add(-backdate), now.Add(ttl))
+	cert, err := a.issue(id, pub, holder, nil, now.Add(-backdate), now.Add(ttl))
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +170,7 @@ func (a *Authority) IssueServer(name string, hosts []string, ttl time.Duration, 
 		return tls.Certificate{}, fmt.Errorf("make server key: %w", err)
 	}
 	id := ID{TrustDomain: a.domain, Role: RoleHub, Name: name}
-	cert, err := a.issue(id, key.Public(), hosts, now.Add(-hubBackdate), now.Add(ttl))
+	cert, err := a.issue(id, key.Public(), Holder{}, hosts, now.Add(-hubBackdate), now.Add(ttl))
 	if err != nil {
 		return tls.Certificate{}, err
 	}
@@ -178,7 +178,7 @@ func (a *Authority) IssueServer(name string, hosts []string, ttl time.Duration, 
 }
 
 // issue signs a certificate for id that serves as client and server.
-func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, from, to time.Time) (*x509.Certificate, error) {
+func (a *Authority) issue(id ID, pub crypto.PublicKey, holder Holder, hosts []string, from, to time.Time) (*x509.Certificate, error) {
 	uri := id.URI()
 	if parsed, err := ParseID(uri); err != nil {
 		return nil, fmt.Errorf("issue certificate: %w", err)
@@ -188,13 +188,17 @@ func (a *Authority) issue(id ID, pub crypto.PublicKey, hosts []string, from, to 
 	if id.TrustDomain != a.domain {
 		return nil, fmt.Errorf("issue certificate: trust domain %q is not ours, %q", id.TrustDomain, a.domain)
 	}
+	subject, err := holder.subject(id.Name)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
 	}
 	tmpl := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: commonName(id.Name)},
+		Subject:      subject,
 		URIs:         []*url.URL{uri},
 		NotBefore:    from,
 		NotAfter:     to,

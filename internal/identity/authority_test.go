@@ -40,7 +40,7 @@ func issue(t *testing.T, a *identity.Authority, id identity.ID, ttl time.Duratio
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := a.IssueParty(id, key.Public(), ttl, at)
+	chain, err := a.IssueParty(id, key.Public(), identity.Holder{}, ttl, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func TestLoadAuthorityRefuses(t *testing.T) {
 	key, _ := a.KeyPEM()
 	otherKey, _ := other.KeyPEM()
 	leafKey, _ := identity.NewKey()
-	leaf, err := a.IssueParty(agentID("a.test", "acme", "edge"), leafKey.Public(), time.Hour, now)
+	leaf, err := a.IssueParty(agentID("a.test", "acme", "edge"), leafKey.Public(), identity.Holder{}, time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,24 +104,24 @@ func TestIssueRefuses(t *testing.T) {
 	good := agentID("a.test", "acme", "edge")
 	for name, f := range map[string]func() error{
 		"trust domain": func() error {
-			_, err := a.IssueParty(agentID("b.test", "acme", "edge"), key.Public(), 1, now)
+			_, err := a.IssueParty(agentID("b.test", "acme", "edge"), key.Public(), identity.Holder{}, 1, now)
 			return err
 		},
 		"name": func() error {
-			_, err := a.IssueParty(agentID("a.test", "acme", "Edge"), key.Public(), 1, now)
+			_, err := a.IssueParty(agentID("a.test", "acme", "Edge"), key.Public(), identity.Holder{}, 1, now)
 			return err
 		},
 		"slash": func() error {
-			_, err := a.IssueParty(agentID("a.test", "acme/agent", "x"), key.Public(), 1, now)
+			_, err := a.IssueParty(agentID("a.test", "acme/agent", "x"), key.Public(), identity.Holder{}, 1, now)
 			return err
 		},
 		"hub": func() error {
-			_, err := a.IssueParty(identity.ID{TrustDomain: "a.test", Role: identity.RoleHub, Name: "hub"}, key.Public(), 1, now)
+			_, err := a.IssueParty(identity.ID{TrustDomain: "a.test", Role: identity.RoleHub, Name: "hub"}, key.Public(), identity.Holder{}, 1, now)
 			return err
 		},
-		"life":      func() error { _, err := a.IssueParty(good, key.Public(), 0, now); return err },
-		"weak key":  func() error { _, err := a.IssueParty(good, weak.Public(), 1, now); return err },
-		"other key": func() error { _, err := a.IssueParty(good, "key", 1, now); return err },
+		"life":      func() error { _, err := a.IssueParty(good, key.Public(), identity.Holder{}, 0, now); return err },
+		"weak key":  func() error { _, err := a.IssueParty(good, weak.Public(), identity.Holder{}, 1, now); return err },
+		"other key": func() error { _, err := a.IssueParty(good, "key", identity.Holder{}, 1, now); return err },
 	} {
 		if f() == nil {
 			t.Errorf("%s: no error", name)
@@ -383,7 +383,7 @@ func TestNewCredentialsRefusesForeignKey(t *testing.T) {
 	a := newAuthority(t, "a.test")
 	key, _ := identity.NewKey()
 	other, _ := identity.NewKey()
-	chain, err := a.IssueParty(agentID("a.test", "acme", "edge"), key.Public(), time.Hour, now)
+	chain, err := a.IssueParty(agentID("a.test", "acme", "edge"), key.Public(), identity.Holder{}, time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}

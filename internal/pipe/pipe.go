@@ -28,6 +28,8 @@ type Pipe struct {
 	tls  *tls.Conn
 	peer identity.ID
 
+	holder identity.Holder // of the peer's certificate
+
 	header [wire.HeaderLen]byte
 	have   int // bytes of header
 
@@ -58,13 +60,18 @@ func establish(ctx context.Context, c *carrier, tc *tls.Conn) (*Pipe, error) {
 		_ = c.Conn.Close()
 		return nil, wire.Fail(wire.LegTLS, tlsCode(err), "inner handshake: %v", err).WithCause(err)
 	}
-	peer, err := identity.CertificateID(tc.ConnectionState().PeerCertificates[0])
+	leaf := tc.ConnectionState().PeerCertificates[0]
+	peer, err := identity.CertificateID(leaf)
+	var holder identity.Holder
+	if err == nil {
+		holder, err = identity.CertificateHolder(leaf)
+	}
 	if err != nil {
 		_ = c.Conn.Close()
 		return nil, wire.Fail(wire.LegTLS, wire.CodeWrongPeer, "inner handshake: %v", err)
 	}
 	c.gather = true
-	return &Pipe{c: c, tls: tc, peer: peer}, nil
+	return &Pipe{c: c, tls: tc, peer: peer, holder: holder}, nil
 }
 
 func tlsCode(err error) wire.Code {
@@ -84,6 +91,10 @@ func tlsCode(err error) wire.Code {
 
 // Peer returns the identity that the other side proved.
 func (p *Pipe) Peer() identity.ID { return p.peer }
+
+// Holder returns on whose behalf the other side's certificate was issued. Pipes
+// share its slice with nobody who writes.
+func (p *Pipe) Holder() identity.Holder { return p.holder }
 
 // LocalAddr returns this end's address on the network.
 func (p *Pipe) LocalAddr() net.Addr { return p.c.LocalAddr() }

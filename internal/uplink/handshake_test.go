@@ -148,7 +148,7 @@ func TestPartyIsNoHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := identity.ID{TrustDomain: "test.example", Organization: "o", Role: identity.RoleAgent, Name: "a", Replica: "r"}
-	chain, err := a.IssueParty(id, key.Public(), time.Hour, time.Now())
+	chain, err := a.IssueParty(id, key.Public(), identity.Holder{}, time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

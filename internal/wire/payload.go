@@ -36,13 +36,25 @@ func (id StreamID) MarshalText() ([]byte, error) { return []byte(id.String()), n
 //
 // The time limit for reaching the target is in milliseconds, 0 for the agent's
 // own. An attribute is a type (1), a length (2) and a value; a receiver skips
-// types that it does not know, which is how later versions add things.
+// types that it does not know, which is how later versions add things:
+//
+//	1  who asked the proxy for the stream, as KIND:NAME
 type Open struct {
 	Stream      StreamID
 	LimitMillis uint32
 	Trace       []byte // nil, or TraceLen bytes
 	Target      string // as ParseTarget reads it; the agent checks it
+
+	// For is who asked the proxy, as identity.Principal prints it; empty when the
+	// proxy asks for no credentials. It is the proxy's word: only the hub's own
+	// proxies are taken at it.
+	For string
 }
+
+const (
+	attributeFor = 1
+	maxForLen    = 300
+)
 
 // Append appends the payload to b.
 func (o Open) Append(b []byte) []byte {
@@ -53,7 +65,11 @@ func (o Open) Append(b []byte) []byte {
 	} else {
 		b = append(b, 0)
 	}
-	return appendString(b, o.Target, MaxTargetLen)
+	b = appendString(b, o.Target, MaxTargetLen)
+	if o.For != "" {
+		b = appendString(append(b, attributeFor), o.For, maxForLen)
+	}
+	return b
 }
 
 // ParseOpen reads the payload of an OPEN frame. It keeps no reference to b.
@@ -81,7 +97,11 @@ func ParseOpen(b []byte) (Open, error) {
 		if len(b) < 3 || len(b)-3 < int(binary.BigEndian.Uint16(b[1:])) {
 			return o, fmt.Errorf("%w: attribute of OPEN is cut short", ErrFrame)
 		}
-		b = b[3+int(binary.BigEndian.Uint16(b[1:])):]
+		kind, value := b[0], b[3:3+int(binary.BigEndian.Uint16(b[1:]))]
+		b = b[3+len(value):]
+		if kind == attributeFor && len(value) <= maxForLen {
+			o.For = printable(string(value))
+		}
 	}
 	return o, nil
 }

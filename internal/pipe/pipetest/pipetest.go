@@ -44,7 +44,7 @@ func (w *World) Credentials(t testing.TB, id identity.ID) *identity.Credentials 
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := w.Authority.IssueParty(id, key.Public(), time.Hour, time.Now())
+	chain, err := w.Authority.IssueParty(id, key.Public(), identity.Holder{}, time.Hour, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,7 +154,7 @@ func (w *world) open(d *proxy.Dialer, target string) (proxy.Stream, error) {
 	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
 	defer cancel()
 	for {
-		s, err := d.Open(ctx, proxy.AgentRef{Agent: agentID}, t, nil)
+		s, err := d.Open(ctx, proxy.Request{Agent: proxy.AgentRef{Agent: agentID}, Target: t})
 		if f := wire.AsFailure(err, wire.LegUnknown); err == nil || f.Code != wire.CodeNoAgent || ctx.Err() != nil {
 			return s, err
 		}

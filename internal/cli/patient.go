@@ -165,7 +165,7 @@ func (t *tunnel) Probe(ctx context.Context) (time.Duration, error) {
 
 // Dial implements doctor.Tunnel.
 func (t *tunnel) Dial(ctx context.Context, agent string, target wire.Target) (net.Conn, error) {
-	return t.dialer.Open(ctx, proxy.AgentRef{Agent: agent}, target, nil)
+	return t.dialer.Open(ctx, proxy.Request{Agent: proxy.AgentRef{Agent: agent}, Target: target})
 }
 
 // Close implements doctor.Tunnel.

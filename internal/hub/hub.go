@@ -264,7 +264,7 @@ func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Id
 	if p.Admin() || p.Organization != organization {
 		return proxy.Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the token is not one of organization %s", organization)
 	}
-	return proxy.Identity{Organization: organization, Name: p.String()}, nil
+	return proxy.Identity{Organization: organization, Principal: p.Principal, Groups: p.Groups}, nil
 }
 
 // checkPort sends bytes through the rendezvous, over the one port, as a proxy of

@@ -179,12 +179,12 @@ func (t *tenants) counts() (idle, busy int) {
 }
 
 // Open implements proxy.Opener for the hub's own proxies.
-func (t *tenants) Open(ctx context.Context, ref proxy.AgentRef, target wire.Target, early []byte) (proxy.Stream, error) {
-	one := t.get(ref.Organization)
+func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, error) {
+	one := t.get(r.Agent.Organization)
 	if one == nil {
-		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", ref.Organization)
+		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", r.Agent.Organization)
 	}
-	return one.dialer.Open(ctx, ref, target, early)
+	return one.dialer.Open(ctx, r)
 }
 
 // ownCredentials issues the hub's own proxies their certificates, anew when half

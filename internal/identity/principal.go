@@ -22,6 +22,7 @@ const (
 	KindRobot    PrincipalKind = "robot"    // a machine account of an organization
 	KindAgent    PrincipalKind = "agent"    // an agent that proved itself by its own key
 	KindProxy    PrincipalKind = "proxy"    // a proxy, in grants and rules only: it acts for who enrolled it
+	KindClient   PrincipalKind = "client"   // a user of a proxy's own credentials file
 	KindWorkload PrincipalKind = "workload" // the subject of a trusted issuer's token
 	KindHub      PrincipalKind = "hub"      // a hub's own proxies
 )
@@ -81,12 +82,12 @@ func ParsePrincipal(s string) (Principal, error) {
 // Validate says whether the principal is one that ParsePrincipal could have read.
 func (p Principal) Validate() error {
 	switch p.Kind {
-	case KindUser, KindGroup, KindWorkload:
+	case KindUser, KindGroup, KindClient, KindWorkload:
 		return validateForeignName(string(p.Kind), p.Name)
 	case KindAdmin, KindRobot, KindAgent, KindProxy, KindHub:
 		return ValidateName(string(p.Kind), p.Name)
 	default:
-		return fmt.Errorf("principal %.300q: kind %.40q is none of admin, user, group, robot, agent, proxy, workload and hub", p.String(), p.Kind)
+		return fmt.Errorf("principal %.300q: kind %.40q is none of admin, user, group, robot, agent, proxy, client, workload and hub", p.String(), p.Kind)
 	}
 }
 

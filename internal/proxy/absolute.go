@@ -200,7 +200,8 @@ func rewrite(pr *httputil.ProxyRequest) {
 // resolved.
 func (r route) poolKey() string {
 	h := sha256.New()
-	for _, part := range []string{r.id.Organization, r.id.Name, r.agent.Organization, r.agent.Agent, r.target.String()} {
+	parts := append([]string{r.id.Organization, r.id.Principal.String(), r.agent.Organization, r.agent.Agent, r.target.String()}, r.id.Groups...)
+	for _, part := range parts {
 		_, _ = io.WriteString(h, strconv.Itoa(len(part))+":"+part)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16]) + ".invalid"

@@ -12,13 +12,15 @@ import (
 	"sync"
 	"time"
 
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
 // Identity is who a client proved to be.
 type Identity struct {
 	Organization string
-	Name         string // "user:NAME", "robot:NAME", …; empty on a listener that asks for no credentials
+	Principal    identity.Principal // the zero one on a listener that asks for no credentials
+	Groups       []string           // of a user
 }
 
 // Login is what a client presented.
@@ -161,11 +163,12 @@ func (a *Access) login(ctx context.Context, required bool, l Login, r Router) (g
 
 // static checks a login against an entry of the credentials file.
 func (a *Access) static(ctx context.Context, entry *userEntry, l Login, r Router) (grant, error) {
-	g := grant{id: Identity{Organization: r.Organization, Name: "user:" + l.User}, choice: AgentRef{Organization: r.Organization}}
+	g := grant{id: Identity{Organization: r.Organization, Principal: identity.Principal{Kind: identity.KindClient, Name: l.User}}, choice: AgentRef{Organization: r.Organization}}
 	switch {
 	case entry.agent != "":
 		g.choice.Agent, g.only = entry.agent, true
 	case entry.anyUser:
+		g.id.Principal.Name = "*" // the name is the agent's
 		choice, err := r.User(l.User)
 		if err != nil {
 			return grant{}, err

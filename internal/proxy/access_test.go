@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/bcrypt"
 
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -53,7 +54,7 @@ func tokens(calls *atomic.Int32) VerifyFunc {
 		case secret != org+"-token":
 			return Identity{}, unauthenticated("the token is not valid")
 		}
-		return Identity{Organization: org, Name: "robot:ci"}, nil
+		return Identity{Organization: org, Principal: identity.Principal{Kind: identity.KindRobot, Name: "ci"}}, nil
 	}
 }
 
@@ -106,6 +107,11 @@ func TestLogin(t *testing.T) {
 	users := mustUsers(t, "# people\nalice:secret\n\nbob:"+string(hash)+"\ncarol:pw agent=lab\n")
 	anyone := mustUsers(t, "*:shared\nalice:secret")
 	router := Router{Organization: "default", Organizations: true}
+	of := func(org string, kind identity.PrincipalKind, name string) Identity {
+		return Identity{Organization: org, Principal: identity.Principal{Kind: kind, Name: name}}
+	}
+	client := func(name string) Identity { return of("default", identity.KindClient, name) }
+	ci := func(org string) Identity { return of(org, identity.KindRobot, "ci") }
 	ref := func(org, agent string) AgentRef { return AgentRef{org, agent} }
 	var calls atomic.Int32
 	token := AccessConfig{Verify: tokens(&calls)}
@@ -116,29 +122,29 @@ func TestLogin(t *testing.T) {
 		want           grant
 		code           wire.Code
 	}{
-		{AccessConfig{Users: users}, "alice", "secret", grant{Identity{"default", "user:alice"}, ref("default", ""), false}, 0},
+		{AccessConfig{Users: users}, "alice", "secret", grant{client("alice"), ref("default", ""), false}, 0},
 		{AccessConfig{Users: users}, "alice", "Secret", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: users}, "alice", "", grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: users}, "bob", "hashed", grant{Identity{"default", "user:bob"}, ref("default", ""), false}, 0},
+		{AccessConfig{Users: users}, "bob", "hashed", grant{client("bob"), ref("default", ""), false}, 0},
 		{AccessConfig{Users: users}, "bob", string(hash), grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: users}, "carol", "pw", grant{Identity{"default", "user:carol"}, ref("default", "lab"), true}, 0},
+		{AccessConfig{Users: users}, "carol", "pw", grant{client("carol"), ref("default", "lab"), true}, 0},
 		{AccessConfig{Users: users}, "dave", "pw", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: users}, "*", "pw", grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: anyone}, "lab", "shared", grant{Identity{"default", "user:lab"}, ref("default", "lab"), false}, 0},
-		{AccessConfig{Users: anyone}, "", "shared", grant{Identity{"default", "user:"}, ref("default", ""), false}, 0},
+		{AccessConfig{Users: anyone}, "lab", "shared", grant{client("*"), ref("default", "lab"), false}, 0},
+		{AccessConfig{Users: anyone}, "", "shared", grant{client("*"), ref("default", ""), false}, 0},
 		{AccessConfig{Users: anyone}, "acme/lab", "shared", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: anyone}, "alice", "shared", grant{}, wire.CodeUnauthenticated},
-		{token, "lab", "default-token", grant{Identity{"default", "robot:ci"}, ref("default", "lab"), false}, 0},
-		{token, "acme/lab", "acme-token", grant{Identity{"acme", "robot:ci"}, ref("acme", "lab"), false}, 0},
-		{token, "acme/", "acme-token", grant{Identity{"acme", "robot:ci"}, ref("acme", ""), false}, 0},
-		{token, "", "default-token", grant{Identity{"default", "robot:ci"}, ref("default", ""), false}, 0},
+		{token, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false}, 0},
+		{token, "acme/lab", "acme-token", grant{ci("acme"), ref("acme", "lab"), false}, 0},
+		{token, "acme/", "acme-token", grant{ci("acme"), ref("acme", ""), false}, 0},
+		{token, "", "default-token", grant{ci("default"), ref("default", ""), false}, 0},
 		{token, "acme/lab", "default-token", grant{}, wire.CodeUnauthenticated},
 		{token, "lab", "acme-token", grant{}, wire.CodeUnauthenticated},
 		{token, "lab", "broken", grant{}, wire.CodeInternal},
 		{token, "UPPER", "default-token", grant{}, wire.CodeBadRequest},
-		{both, "alice", "secret", grant{Identity{"default", "user:alice"}, ref("default", ""), false}, 0},
+		{both, "alice", "secret", grant{client("alice"), ref("default", ""), false}, 0},
 		{both, "alice", "default-token", grant{}, wire.CodeUnauthenticated},
-		{both, "lab", "default-token", grant{Identity{"default", "robot:ci"}, ref("default", "lab"), false}, 0},
+		{both, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false}, 0},
 	} {
 		a := mustAccess(t, c.config)
 		for range 2 { // the second time from memory
@@ -159,7 +165,7 @@ func TestLogin(t *testing.T) {
 func TestForeignOrganizationIsRefused(t *testing.T) {
 	t.Parallel()
 	a := mustAccess(t, AccessConfig{Verify: func(context.Context, string, string) (Identity, error) {
-		return Identity{Organization: "other", Name: "robot:x"}, nil
+		return Identity{Organization: "other", Principal: identity.Principal{Kind: identity.KindRobot, Name: "x"}}, nil
 	}})
 	if g, err := a.login(t.Context(), true, Login{"lab", "x", true}, Router{Organization: "default"}); err == nil {
 		t.Errorf("a token of another organization passed: %+v", g)

@@ -155,9 +155,9 @@ func (d *Dialer) pool(key replicaKey) *replica {
 
 // Open implements Opener: it opens a stream to a target through one of the
 // agent's replicas. Errors are *wire.Failure.
-func (d *Dialer) Open(ctx context.Context, ref AgentRef, target wire.Target, early []byte) (Stream, error) {
+func (d *Dialer) Open(ctx context.Context, r Request) (Stream, error) {
 	start := time.Now()
-	s, err := d.open(ctx, ref.Agent, target, early)
+	s, err := d.open(ctx, r)
 	d.cfg.Streams.Opened(err, time.Since(start))
 	if err != nil {
 		return nil, wire.AsFailure(err, wire.LegProxy)
@@ -188,7 +188,8 @@ func (c *conversation) Close() error {
 // open tries replicas until one answers. A refusal is an answer, unless the
 // replica shuts down. A pipe that broke before its replica answered has not brought
 // the target a byte, so another one may be tried.
-func (d *Dialer) open(ctx context.Context, agent string, target wire.Target, early []byte) (*stream.Stream, error) {
+func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, error) {
+	agent := req.Agent.Agent
 	if err := identity.ValidateName("agent ID", agent); err != nil {
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
@@ -202,7 +203,7 @@ func (d *Dialer) open(ctx context.Context, agent string, target wire.Target, ear
 			}
 			return nil, err
 		}
-		s, joined, err := r.open(ctx, target, early)
+		s, joined, err := r.open(ctx, req)
 		if err == nil {
 			return s, nil
 		}
@@ -216,7 +217,7 @@ func (d *Dialer) open(ctx context.Context, agent string, target wire.Target, ear
 		case !joined: // nothing leads to this replica now: nobody has heard of the stream
 			avoid[r.key] = true
 			d.shun(r.key)
-		case f.Code == wire.CodeLost && len(early) == 0: // that pipe; perhaps all of this replica
+		case f.Code == wire.CodeLost && len(req.Early) == 0: // that pipe; perhaps all of this replica
 			d.shun(r.key)
 			lost++
 		default: // an answer; or the target may have seen the early bytes

@@ -12,12 +12,19 @@ import (
 )
 
 // Opener opens a stream to a target through an agent. Errors are
-// *wire.Failure. early is sent to the target along with the request, which saves
-// a round trip where the client has spoken already; it is at most MaxEarly bytes
-// long. ctx bounds the opening only, not the life of the stream. It is
+// *wire.Failure. ctx bounds the opening only, not the life of the stream. It is
 // safe for concurrent use.
 type Opener interface {
-	Open(ctx context.Context, agent AgentRef, target wire.Target, early []byte) (Stream, error)
+	Open(ctx context.Context, r Request) (Stream, error)
+}
+
+// Request is what a client asks for.
+type Request struct {
+	Agent  AgentRef
+	Target wire.Target
+	For    Identity       // who asks; its organization is the agent's
+	Client netip.AddrPort // from where; zero for a request of our own
+	Early  []byte         // goes to the target along with the request, which saves a round trip; MaxEarly bytes at most
 }
 
 // MaxEarly is the most that Opener.Open takes along, in bytes.

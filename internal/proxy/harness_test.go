@@ -27,16 +27,16 @@ type fakeOpener struct {
 	asked []string
 }
 
-func (o *fakeOpener) Open(ctx context.Context, agent AgentRef, target wire.Target, early []byte) (Stream, error) {
+func (o *fakeOpener) Open(ctx context.Context, r Request) (Stream, error) {
 	o.mu.Lock()
-	o.asked = append(o.asked, agent.String()+" "+target.String())
+	o.asked = append(o.asked, r.Agent.String()+" "+r.Target.String())
 	o.mu.Unlock()
-	conn, err := o.dial(ctx, agent, target)
+	conn, err := o.dial(ctx, r.Agent, r.Target)
 	if err != nil {
 		return nil, err
 	}
-	if len(early) > 0 {
-		if _, err := conn.Write(early); err != nil {
+	if len(r.Early) > 0 {
+		if _, err := conn.Write(r.Early); err != nil {
 			return nil, err
 		}
 	}

@@ -144,6 +144,6 @@ func (p *Proxy) verifier(member *party.Party) VerifyFunc {
 		if err := member.VerifyToken(ctx, secret); err != nil {
 			return Identity{}, err
 		}
-		return Identity{Organization: organization, Name: "robot"}, nil
+		return Identity{Organization: organization, Principal: identity.Principal{Kind: identity.KindRobot, Name: "unknown"}}, nil
 	}
 }

@@ -36,7 +36,7 @@ func newReplica(d *Dialer, key replicaKey) *replica {
 
 // open opens a stream over one of the replica's pipes. joined tells whether there was
 // a pipe.
-func (r *replica) open(ctx context.Context, target wire.Target, early []byte) (s *stream.Stream, joined bool, err error) {
+func (r *replica) open(ctx context.Context, req Request) (s *stream.Stream, joined bool, err error) {
 	r.streams.Add(1)
 	p, err := r.pool.Get(ctx)
 	if err != nil {
@@ -47,9 +47,11 @@ func (r *replica) open(ctx context.Context, target wire.Target, early []byte) (s
 	if at, ok := ctx.Deadline(); ok {
 		limit = min(limit, max(time.Until(at), time.Millisecond))
 	}
-	s, err = stream.Open(ctx, p, wire.Open{
-		Stream: stream.NewID(), Target: target.String(), LimitMillis: uint32(limit.Milliseconds()), //nolint:gosec // small
-	}, early, r)
+	o := wire.Open{Stream: stream.NewID(), Target: req.Target.String(), LimitMillis: uint32(limit.Milliseconds())} //nolint:gosec // small
+	if req.For.Principal != (identity.Principal{}) {
+		o.For = req.For.Principal.String()
+	}
+	s, err = stream.Open(ctx, p, o, req.Early, r)
 	return s, true, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"time"
 
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -31,7 +32,7 @@ func (s *Server) find(g grant, host string, port uint16) (route, *wire.Failure) 
 		return r, wire.AsFailure(err, wire.LegProxy)
 	}
 	if g.only && agent.Agent != g.choice.Agent {
-		return r, wire.Fail(wire.LegPolicy, wire.CodeDenied, "%s may use agent %q only, not %q", g.id.Name, g.choice.Agent, agent.Agent)
+		return r, wire.Fail(wire.LegPolicy, wire.CodeDenied, "%s may use agent %q only, not %q", g.id.Principal, g.choice.Agent, agent.Agent)
 	}
 	return r, nil
 }
@@ -59,7 +60,7 @@ func (s *Server) open(ctx context.Context, c *client, r route, early []byte) (St
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
 	defer cancel()
 	start := time.Now()
-	stream, err := s.cfg.Opener.Open(ctx, r.agent, r.target, early)
+	stream, err := s.cfg.Opener.Open(ctx, Request{Agent: r.agent, Target: r.target, For: r.id, Client: c.addr, Early: early})
 	e := r.event(s, c)
 	e.Duration = time.Since(start)
 	if err == nil {
@@ -103,8 +104,8 @@ func (s *Server) ended(c *client, r route, stats Stats, life time.Duration, err 
 
 func (r route) attrs(c *client) []any {
 	attrs := []any{slog.String("client", c.addr.String())}
-	if r.id.Name != "" {
-		attrs = append(attrs, slog.String("identity", r.id.Name))
+	if r.id.Principal != (identity.Principal{}) {
+		attrs = append(attrs, slog.String("identity", r.id.Principal.String()))
 	}
 	if r.agent.Agent != "" {
 		attrs = append(attrs, slog.String("agent", r.agent.String()))

@@ -12,6 +12,13 @@ type Agent struct {
 	Deny       []string // rules of internal/policy; they win over Allow and PolicyFile
 	PolicyFile string   // further rules, read again when the file changes
 	Zone       string   // where the agent runs; proxies of the same zone prefer it
+
+	// Alias is what logs, metrics and health call the organization; empty for its name.
+	Alias string
+
+	// Organizations are those of an agent that serves several; Organization, the token,
+	// Allow and PolicyFile are empty then. Each resolves them.
+	Organizations []Membership
 }
 
 // DefaultAgent returns an agent's settings before anything is configured.
@@ -23,7 +30,13 @@ func (a *Agent) fields() []*Field {
 	all := a.Party.fields("ID of this agent; its replicas share it",
 		"name of this replica, unique among those of the agent; without it POD_NAME, or the host's name and a random end")
 	all = append(all, a.keyFields()...)
+	for i, f := range all {
+		if f.Name == "organization" {
+			all[i] = onlyOnce(f)
+		}
+	}
 	all = append(all,
+		organizationsField(),
 		allowField(&a.Allow), denyField(&a.Deny), policyFileField(&a.PolicyFile),
 		text("zone", "ZONE", &a.Zone, "where this replica runs; proxies of the same zone prefer it"),
 	)
@@ -32,9 +45,16 @@ func (a *Agent) fields() []*Field {
 
 func (a *Agent) fromFile() bool { return true }
 
-func (a *Agent) complete(s *Set, env Environment) { a.Party.complete(s, env) }
+func (a *Agent) complete(s *Set, env Environment) {
+	a.Party.complete(s, env)
+	a.completeEntries(s, env)
+}
 
 func (a *Agent) check(c *checker) {
+	if c.set.Field(organizationsName).origin.Source != SourceDefault {
+		a.checkEntries(c)
+		return
+	}
 	a.Party.check(c)
 	if c.require("agent-id", a.AgentID) {
 		c.name("agent-id", "agent ID", a.AgentID)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -233,14 +234,16 @@ func TestAgentErrors(t *testing.T) {
 		{"--log-level=loud", `"loud" is not one of debug, info, warn, error`},
 	} {
 		t.Run(tt.flag, func(t *testing.T) {
-			_, _, err := load(t, append(append([]string{}, enough...), tt.flag), nil, "")
+			name, _, _ := strings.Cut(tt.flag, "=")
+			others := slices.DeleteFunc(slices.Clone(enough), func(f string) bool { return strings.HasPrefix(f, name+"=") })
+			_, _, err := load(t, append(others, tt.flag), nil, "")
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("error = %v\nwant    …%s…", err, tt.want)
 			}
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("the error shows a secret: %v", err)
 			}
-			name, _, _ := strings.Cut(tt.flag[2:], "=")
+			name = strings.TrimPrefix(name, "--")
 			if list := List(err); len(list) != 1 || list[0].Setting != name || list[0].Origin.Where != "flag --"+name {
 				t.Errorf("errors = %+v, want one about %s", list, name)
 			}

@@ -45,6 +45,7 @@ const (
 	shapeList
 	shapeDuration
 	shapeBool
+	shapeEntries // a list of mappings, in a file only
 )
 
 // Field is one setting of a role, bound to its place in the role's struct. Its
@@ -65,10 +66,16 @@ type Field struct {
 	clear func()                  // empties a list before the first value of a new source
 	get   func() string           // the value as text that set reads
 	items func() []string         // a list's values, as they are
+
+	entries *entries // of shapeEntries
 }
 
-// Env returns the name of the environment variable that sets the field.
+// Env returns the name of the environment variable that sets the field, or "" if
+// only a file may set it.
 func (f *Field) Env() string {
+	if f.shape == shapeEntries {
+		return ""
+	}
 	return EnvPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 }
 
@@ -84,8 +91,9 @@ func (f *Field) Key() string {
 	return strings.Join(words, "")
 }
 
-// OnCommandLine reports whether the field may be a flag; a secret may not.
-func (f *Field) OnCommandLine() bool { return !f.secret }
+// OnCommandLine reports whether the field may be a flag; a secret and a list of
+// mappings may not.
+func (f *Field) OnCommandLine() bool { return !f.secret && f.shape != shapeEntries }
 
 // IsBool reports whether the flag may stand without a value.
 func (f *Field) IsBool() bool { return f.shape == shapeBool }

@@ -29,8 +29,13 @@ func (s *Set) decode(path string, data []byte) []error {
 	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
 		return errs
 	}
+	return append(errs, s.mapping(path, root)...)
+}
+
+// mapping reads settings from a mapping of a file.
+func (s *Set) mapping(path string, root *yaml.Node) (errs []error) {
 	if root.Kind != yaml.MappingNode {
-		return append(errs, fileError(path, root.Line, "", "want settings as \"key: value\" lines"))
+		return []error{fileError(path, root.Line, "", "want settings as \"key: value\" lines")}
 	}
 	keys := make(map[string]*Field)
 	for _, f := range s.list {
@@ -49,6 +54,11 @@ func (s *Set) decode(path string, data []byte) []error {
 			errs = append(errs, fileError(path, key.Line, f.Name, fmt.Sprintf("%s is given twice, first in line %d", key.Value, first)))
 		default:
 			lines[key.Value] = key.Line
+			if f.shape == shapeEntries {
+				f.origin = Origin{SourceFile, fmt.Sprintf("%s:%d", path, key.Line)}
+				errs = append(errs, f.entries.decode(path, f, value)...)
+				continue
+			}
 			if err := f.decode(path, key.Line, value); err != nil {
 				errs = append(errs, err)
 			}
@@ -117,6 +127,11 @@ func (s *Set) unknown(path string, key *yaml.Node, keys map[string]*Field) error
 		if f.secret && strings.EqualFold(key.Value, f.Name) {
 			return fileError(path, key.Line, "", fmt.Sprintf("%q is a secret and does not belong in this file; "+
 				"keep it in a file of its own, or in %s", key.Value, f.Env()))
+		}
+		// Of an entry: the variable that holds a secret has no fixed name there.
+		if name, ok := strings.CutSuffix(f.Name, "-env"); ok && strings.EqualFold(strings.ReplaceAll(key.Value, "-", ""), strings.ReplaceAll(name, "-", "")) {
+			return fileError(path, key.Line, "", fmt.Sprintf("%q is a secret and does not belong in this file; "+
+				"keep it in a file of its own, named by %sFile, or in a variable, named by %s", key.Value, strings.TrimSuffix(f.Key(), "Env"), f.Key()))
 		}
 	}
 	problem := fmt.Sprintf("unknown setting %q", key.Value)

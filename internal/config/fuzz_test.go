@@ -16,45 +16,71 @@ func FuzzFile(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, file string) {
-		load := func(text string) (*Set, error) {
+		reloads(t, file, func() *Set {
 			p := DefaultProxy()
 			p.ConnectURL, p.Organization, p.Name, p.HTTP = "tls://h", "o", "r", "127.0.0.1:0"
-			set := Bind(&p)
-			return set, set.reload(text)
-		}
-		set, err := load(file)
-		if err != nil {
-			if len(List(err)) == 0 {
-				t.Fatalf("error is no SettingError: %v", err)
-			}
-			return
-		}
-		var first, second strings.Builder
-		if err := set.Render(&first, true); err != nil {
-			t.Fatal(err)
-		}
-		again, err := load(first.String())
-		if err != nil {
-			if strings.Contains(first.String(), "@") {
-				return // a masked password may not be a URL any more
-			}
-			t.Fatalf("what was rendered cannot be loaded: %v\n%s", err, first.String())
-		}
-		if err := again.Render(&second, true); err != nil {
-			t.Fatal(err)
-		}
-		strip := func(s string) string { // comments tell origins, which differ
-			var lines []string
-			for line := range strings.Lines(s) {
-				line, _, _ = strings.Cut(line, " #")
-				lines = append(lines, strings.TrimSpace(line))
-			}
-			return strings.Join(lines, "\n")
-		}
-		if strip(first.String()) != strip(second.String()) {
-			t.Fatalf("settings changed:\n%s\n%s", first.String(), second.String())
-		}
+			return Bind(&p)
+		})
 	})
+}
+
+// FuzzOrganizations is FuzzFile for the list of organizations.
+func FuzzOrganizations(f *testing.F) {
+	for _, seed := range []string{
+		"- {organization: o, tokenFile: t}", "- organization: o\n  tokenEnv: HOME\n  allow: [kubernetes]\n- organization: p\n  alias: q\n  privateKeyFile: k",
+		"[]", "{}", "- []", "- organization: [o]", "- &a {organization: o}\n- *a", "- {organization: o, organization: p}", "- {token: x}", "-",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, list string) {
+		reloads(t, "organizations:\n"+list, func() *Set {
+			a := DefaultAgent()
+			a.ConnectURL, a.AgentID, a.Name = "tls://h", "a", "r"
+			return Bind(&a)
+		})
+	})
+}
+
+// reloads loads a file into what bind returns; what is accepted must be the same after
+// it was rendered and loaded again.
+func reloads(t *testing.T, file string, bind func() *Set) {
+	t.Helper()
+	load := func(text string) (*Set, error) {
+		set := bind()
+		return set, set.reload(text)
+	}
+	set, err := load(file)
+	if err != nil {
+		if len(List(err)) == 0 {
+			t.Fatalf("error is no SettingError: %v", err)
+		}
+		return
+	}
+	var first, second strings.Builder
+	if err := set.Render(&first, true); err != nil {
+		t.Fatal(err)
+	}
+	again, err := load(first.String())
+	if err != nil {
+		if strings.Contains(first.String(), "@") {
+			return // a masked password may not be a URL any more
+		}
+		t.Fatalf("what was rendered cannot be loaded: %v\n%s", err, first.String())
+	}
+	if err := again.Render(&second, true); err != nil {
+		t.Fatal(err)
+	}
+	strip := func(s string) string { // comments tell origins, which differ
+		var lines []string
+		for line := range strings.Lines(s) {
+			line, _, _ = strings.Cut(line, " #")
+			lines = append(lines, strings.TrimSpace(line))
+		}
+		return strings.Join(lines, "\n")
+	}
+	if strip(first.String()) != strip(second.String()) {
+		t.Fatalf("settings changed:\n%s\n%s", first.String(), second.String())
+	}
 }
 
 // FuzzForward checks that a forward that is read prints as a text that is read the same.

@@ -12,9 +12,19 @@ import (
 // its value came from. Secrets are masked, and only named in comments; settings
 // without a value are left out unless all is set.
 func (s *Set) Render(w io.Writer, all bool) error {
-	var root yaml.Node
-	root.Kind = yaml.MappingNode
-	var notes []string
+	root, notes := s.node(all)
+	root.HeadComment = strings.Join(notes, "\n")
+	enc := yaml.NewEncoder(w)
+	enc.SetIndent(2)
+	if err := enc.Encode(root); err != nil {
+		return fmt.Errorf("render settings: %w", err)
+	}
+	return enc.Close()
+}
+
+// node returns the settings as a mapping, and what is said of secrets.
+func (s *Set) node(all bool) (root *yaml.Node, notes []string) {
+	root = &yaml.Node{Kind: yaml.MappingNode}
 	for _, f := range s.list {
 		switch {
 		case f.Name == configName:
@@ -24,7 +34,7 @@ func (s *Set) Render(w io.Writer, all bool) error {
 				notes = append(notes, fmt.Sprintf("%s is %s, from %s", f.Name, v, f.origin))
 			}
 			continue
-		case f.String() == "" && !all:
+		case f.String() == "" && (!all || f.shape == shapeEntries):
 			continue
 		}
 		key := &yaml.Node{Kind: yaml.ScalarNode, Value: f.Key()}
@@ -42,16 +52,17 @@ func (s *Set) Render(w io.Writer, all bool) error {
 			}
 		case shapeBool:
 			value.Tag = "!!bool"
+		case shapeEntries:
+			value = &yaml.Node{Kind: yaml.SequenceNode}
+			key.LineComment = f.origin.String()
+			for _, entry := range f.entries.sets {
+				one, _ := entry.node(false) // entries have no secrets, only names of what holds them
+				value.Content = append(value.Content, one)
+			}
 		}
 		root.Content = append(root.Content, key, value)
 	}
-	root.HeadComment = strings.Join(notes, "\n")
-	enc := yaml.NewEncoder(w)
-	enc.SetIndent(2)
-	if err := enc.Encode(&root); err != nil {
-		return fmt.Errorf("render settings: %w", err)
-	}
-	return enc.Close()
+	return root, notes
 }
 
 // Values returns every setting by its YAML key as text, for JSON output and

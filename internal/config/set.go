@@ -87,7 +87,7 @@ func (s *Set) Load(env Environment) error {
 // loadEnv takes from the environment what no flag has set.
 func (s *Set) loadEnv(env Environment) (errs []error) {
 	for _, f := range s.list {
-		if f.origin.Source == SourceFlag {
+		if f.origin.Source == SourceFlag || f.Env() == "" {
 			continue
 		}
 		for _, name := range append([]string{f.Env()}, f.Aliases...) {

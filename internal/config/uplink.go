@@ -53,13 +53,19 @@ func (u *Uplink) fields() []*Field {
 func (u *Uplink) check(c *checker) {
 	if c.require("connect-url", u.ConnectURL) {
 		c.connectURL("connect-url", u.ConnectURL)
-		if strings.HasPrefix(strings.ToLower(u.ConnectURL), "wss:") && u.CAFile == "" && u.CAPin == "" {
-			c.fail("ca-pin", "give the pin that the hub prints at its start, or its ca.crt with --ca-file",
-				"is needed with wss://, so that what ends TLS on the way cannot pose as the hub")
+		if u.untrusted() {
+			c.fail("ca-pin", "give the pin that the hub prints at its start, or its ca.crt with --ca-file", untrustedProblem)
 		}
 	}
 	c.trust(u.CAPin)
 	c.proxyURL("proxy-url", u.ProxyURL)
+}
+
+const untrustedProblem = "is needed with wss://, so that what ends TLS on the way cannot pose as the hub"
+
+// untrusted reports whether the connect URL lacks the trust that it needs.
+func (u *Uplink) untrusted() bool {
+	return strings.HasPrefix(strings.ToLower(u.ConnectURL), "wss:") && u.CAFile == "" && u.CAPin == ""
 }
 
 // Party is what agents and proxies have in common: a place to connect to, an
@@ -169,6 +175,11 @@ func (p *Party) check(c *checker) {
 	case !token && !key:
 		c.require("token-file", p.TokenFile)
 	}
+	p.checkProcess(c)
+}
+
+// checkProcess checks what concerns the process and no organization.
+func (p *Party) checkProcess(c *checker) {
 	c.name("name", "replica name", p.Name)
 	if p.Metrics != "" {
 		c.listenAddr("metrics", p.Metrics)

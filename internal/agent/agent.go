@@ -39,21 +39,30 @@ type Options struct {
 	Registry *observe.Registry // nil: nothing is counted
 	Health   *observe.Health   // nil: nobody asks
 	Log      *slog.Logger
+
+	// MaxPipes bounds the pipes of each organization at once. 0 means 8192, or fewer
+	// where the process may not open so many files.
+	MaxPipes int
+
+	// Retry is the pause before an organization that cannot be served is tried again,
+	// for the first time; further ones are longer, up to 12 times as long. 0 means 5 s.
+	// It is for Members.
+	Retry time.Duration
 }
 
-// Agent is one replica of an agent. Make one with New and run it once.
+// Agent is one replica of an agent in one organization. Make one with New and run it once.
 type Agent struct {
 	cfg   config.Agent
 	opt   Options
+	limit int    // of pipes at once
+	ready func() // is called when it serves
 	log   *slog.Logger
 	reach *reach.Dialer
 	guard *guard
 	epoch string
 	start time.Time
 
-	streams *observe.Streams
-	pipes   *observe.Pipes
-	uplink  *observe.Uplink
+	*meters
 
 	buffers *pipe.Buffers
 	keeper  *pipe.Keeper
@@ -76,9 +85,13 @@ type Agent struct {
 	bytesIn, bytesOut atomic.Uint64 // from the pipes, to the pipes
 }
 
-// New checks the settings, reads the policy file if there is one, and prepares an
-// agent. A policy file that cannot be used is a *policy.FileError.
+// New checks the settings of one organization, reads the policy file if there is one,
+// and prepares an agent. A policy file that cannot be used is a *policy.FileError.
 func New(cfg config.Agent, opt Options) (*Agent, error) {
+	return newAgent(cfg, opt, newMeters(opt.Registry, cfg.Label()), opt.pipesFor(1), func() {})
+}
+
+func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func()) (*Agent, error) {
 	kube, err := policy.KubernetesFromEnv(opt.Getenv)
 	if err != nil {
 		return nil, err
@@ -87,15 +100,16 @@ func New(cfg config.Agent, opt Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	log := opt.Log.With("organization", cfg.Organization, "agent", cfg.AgentID, "replica", cfg.Name)
+	if cfg.Alias != "" {
+		log = log.With("alias", cfg.Alias)
+	}
 	a := &Agent{
-		cfg: cfg, opt: opt, log: opt.Log.With("organization", cfg.Organization, "agent", cfg.AgentID, "replica", cfg.Name),
+		cfg: cfg, opt: opt, limit: limit, ready: ready, log: log, meters: m,
 		guard: g, reach: &reach.Dialer{Policy: g.current.Load}, epoch: rand.Text(), start: time.Now(), since: time.Now(),
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
 	}
-	if opt.Registry != nil {
-		a.streams, a.pipes, a.uplink = observe.NewStreams(opt.Registry), observe.NewPipes(opt.Registry), observe.NewUplink(opt.Registry)
-		a.pipes.Watch(func() int { idle, _ := a.count(); return idle }, func() int { _, busy := a.count(); return busy })
-	}
+	m.agent.Store(a)
 	return a, nil
 }
 
@@ -150,8 +164,12 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.opt.Health.Register("bus", a.checkBus)
 			a.opt.Health.Register("relay", a.checkRelay)
 		}
+		a.ready()
 		select {
 		case <-ctx.Done():
+			if a.opt.Health != nil {
+				a.opt.Health.Drain()
+			}
 		case err = <-failed:
 		}
 		a.drain(stop)
@@ -171,9 +189,6 @@ func (a *Agent) drain(stop func()) {
 	a.mu.Lock()
 	a.draining, a.since = true, time.Now()
 	a.mu.Unlock()
-	if a.opt.Health != nil {
-		a.opt.Health.Drain()
-	}
 	a.party.Bus.Kick()
 	stop()
 	if n := a.serving.Load(); n > 0 {

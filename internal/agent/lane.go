@@ -24,7 +24,7 @@ func (a *Agent) meet(r bus.MeetRequest) error {
 	switch {
 	case a.draining:
 		return wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", a.cfg.Name)
-	case a.joining+len(r.Tickets) > maxJoining || len(a.lanes)+a.joining+len(r.Tickets) > maxPipes:
+	case a.joining+len(r.Tickets) > maxJoining || len(a.lanes)+a.joining+len(r.Tickets) > a.limit:
 		return wire.Fail(wire.LegAgent, wire.CodeOverloaded, "replica %s has %d pipes, and %d on their way",
 			a.cfg.Name, len(a.lanes), a.joining)
 	}

@@ -168,7 +168,7 @@ func TestPolicyChangeCutsStreams(t *testing.T) {
 		t.Errorf("status after the change: %+v", now)
 	}
 	// The agent's own streams end a moment after their peers know.
-	want := regexp.MustCompile(`(?m)^postern_stream_closes_total\{code="denied"\} 10$`)
+	want := regexp.MustCompile(`(?m)^postern_stream_closes_total\{code="denied",organization="default"\} 10$`)
 	for limit := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		rec := httptest.NewRecorder()
 		registry.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -31,10 +33,14 @@ type CheckResult struct {
 
 // Readiness is the outcome of all checks.
 type Readiness struct {
-	Ready    bool          `json:"ready"`
-	Starting bool          `json:"starting,omitempty"`
-	Draining bool          `json:"draining,omitempty"`
-	Checks   []CheckResult `json:"checks"`
+	Organization string        `json:"organization,omitempty"` // in Organizations only
+	Ready        bool          `json:"ready"`
+	Starting     bool          `json:"starting,omitempty"`
+	Draining     bool          `json:"draining,omitempty"`
+	Checks       []CheckResult `json:"checks"`
+
+	// Organizations are those of a process that serves several.
+	Organizations []Readiness `json:"organizations,omitempty"`
 }
 
 // Health answers whether a process is alive and whether it is ready for work.
@@ -44,6 +50,7 @@ type Health struct {
 	names    []string
 	checks   map[string]Check
 	draining bool
+	parts    []part
 
 	turn   chan struct{} // held by the one who runs the checks
 	last   []CheckResult
@@ -67,6 +74,17 @@ func (h *Health) Register(name string, c Check) {
 	h.lastAt = time.Time{}
 }
 
+// Unregister removes checks.
+func (h *Health) Unregister(names ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, name := range names {
+		delete(h.checks, name)
+	}
+	h.names = slices.DeleteFunc(h.names, func(name string) bool { return h.checks[name] == nil })
+	h.lastAt = time.Time{}
+}
+
 // Drain makes the process count as not ready from now on: it is stopping.
 func (h *Health) Drain() {
 	h.mu.Lock()
@@ -75,8 +93,17 @@ func (h *Health) Drain() {
 }
 
 // Ready runs the checks, all at once, and waits for them. A result that is less
-// than a second old is reused.
+// than a second old is reused. A process that serves several organizations is ready
+// when any of them is.
 func (h *Health) Ready(ctx context.Context) Readiness {
+	if parts := h.organizations(); len(parts) > 0 {
+		return h.several(ctx, parts)
+	}
+	return h.one(ctx)
+}
+
+// one is the outcome of the checks of h itself.
+func (h *Health) one(ctx context.Context) Readiness {
 	results := h.results(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,14 +153,16 @@ func (h *Health) results(ctx context.Context) []CheckResult {
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(results) == len(h.names) { // none was registered meanwhile
+	if changed := slices.CompareFunc(results, h.names, func(r CheckResult, name string) int { return strings.Compare(r.Name, name) }); changed == 0 {
 		h.last, h.lastAt = results, time.Now()
 	}
 	return results
 }
 
 // Handler serves /healthz, which answers 200 while the process can answer at
-// all, and /readyz, which answers 200 or 503 with a Readiness as JSON.
+// all, and /readyz, which answers 200 or 503 with a Readiness as JSON. Of a process
+// that serves several organizations, /readyz?organization=NAME asks for one, and
+// /readyz?all wants all of them ready.
 func (h *Health) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -141,7 +170,11 @@ func (h *Health) Handler() http.Handler {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ready := h.Ready(r.Context())
+		ready, known := h.asked(r)
+		if !known {
+			http.Error(w, "this process serves no such organization, or only one", http.StatusNotFound)
+			return
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		if !ready.Ready {

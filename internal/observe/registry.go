@@ -2,6 +2,7 @@ package observe
 
 import (
 	"cmp"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,17 +24,28 @@ type Metric struct {
 // that a library registers there appears, and one process may hold several.
 // It is safe for concurrent use once its sets are made.
 type Registry struct {
-	reg  *prometheus.Registry
-	docs []Metric
+	reg    *prometheus.Registry
+	into   prometheus.Registerer // reg, or what adds labels on the way to it
+	labels []string              // the names of those labels
+	docs   []Metric
 }
 
 // NewRegistry returns a registry with the metrics of the Go runtime and of the
 // process, and postern_build_info with the role and version.
 func NewRegistry(role, version string) *Registry {
-	r := &Registry{reg: prometheus.NewRegistry()}
-	r.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg := prometheus.NewRegistry()
+	r := &Registry{reg: reg, into: reg}
+	r.into.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.gaugeVec("postern_build_info", "What runs here; always 1.", "role", "version").WithLabelValues(role, version).Set(1)
 	return r
+}
+
+// Of returns a registry whose metrics are served with those of r and have a further
+// label, the organization. A set that is made in one of them must not be made in r,
+// nor twice for one organization.
+func (r *Registry) Of(organization string) *Registry {
+	const label = "organization"
+	return &Registry{reg: r.reg, into: prometheus.WrapRegistererWith(prometheus.Labels{label: organization}, r.into), labels: []string{label}}
 }
 
 // Handler serves the metrics in the formats of Prometheus.
@@ -52,8 +64,8 @@ func (r *Registry) Metrics() []Metric {
 // note remembers a metric for the reference. Registering panics if two sets use
 // one name, which only a defect in this package can do.
 func (r *Registry) note(kind, name, help string, labels []string, c prometheus.Collector) {
-	r.docs = append(r.docs, Metric{Name: name, Type: kind, Help: strings.TrimSuffix(help, "."), Labels: labels})
-	r.reg.MustRegister(c)
+	r.docs = append(r.docs, Metric{Name: name, Type: kind, Help: strings.TrimSuffix(help, "."), Labels: slices.Concat(r.labels, labels)})
+	r.into.MustRegister(c)
 }
 
 func (r *Registry) counter(name, help string) prometheus.Counter {
@@ -82,19 +94,14 @@ func (r *Registry) gaugeVec(name, help string, labels ...string) *prometheus.Gau
 
 func (r *Registry) gaugeFunc(name, help string, f func() float64, labels prometheus.Labels) {
 	g := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, f)
-	r.reg.MustRegister(g)
-	for i, m := range r.docs {
+	r.into.MustRegister(g)
+	for _, m := range r.docs {
 		if m.Name == name { // a further member of a labelled family
-			r.docs[i].Labels = m.Labels
 			return
 		}
 	}
-	names := make([]string, 0, len(labels))
-	for l := range labels {
-		names = append(names, l)
-	}
-	slices.Sort(names)
-	r.docs = append(r.docs, Metric{Name: name, Type: "gauge", Help: strings.TrimSuffix(help, "."), Labels: names})
+	names := slices.Sorted(maps.Keys(labels))
+	r.docs = append(r.docs, Metric{Name: name, Type: "gauge", Help: strings.TrimSuffix(help, "."), Labels: slices.Concat(r.labels, names)})
 }
 
 func (r *Registry) histogram(name, help string, buckets []float64) prometheus.Histogram {

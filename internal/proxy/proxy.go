@@ -41,7 +41,8 @@ type Proxy struct {
 func New(cfg config.Proxy, opt Options) *Proxy {
 	p := &Proxy{cfg: cfg, opt: opt, log: opt.Log.With("organization", cfg.Organization, "proxy", cfg.Name)}
 	if opt.Registry != nil {
-		p.streams, p.pipes, p.uplink = observe.NewStreams(opt.Registry), observe.NewPipes(opt.Registry), observe.NewUplink(opt.Registry)
+		r := opt.Registry.Of(cfg.Organization)
+		p.streams, p.pipes, p.uplink = observe.NewStreams(r), observe.NewPipes(r), observe.NewUplink(r)
 	}
 	return p
 }

@@ -35,7 +35,26 @@ the Kubernetes cluster it runs in, and nothing anywhere else.
 
 Every flag can be set by the environment variable behind it, or in a YAML file
 (connectUrl for --connect-url). A flag wins over the environment, and that over
-the file.`,
+the file.
+
+An agent may serve several organizations, of one hub or of several. They stand in the
+file, as a list below the key organizations, each with its own token or key and rules:
+
+  connectUrl: tls://hub.example.org
+  caFile: hub.crt
+  agentId: office
+  organizations:
+    - organization: acme
+      tokenFile: acme.json
+      allow: ["tcp:db.example.org:5432"]
+    - organization: globex
+      privateKeyFile: globex.key
+      policyFile: globex.yaml
+
+An entry takes from the settings beside the list what it leaves out, but never a token
+and never what may be reached. With the list, there is no --organization, --token-file,
+--allow or --policy-file. What happens to one organization, such as a revoked token, does
+not touch the others; it is tried again every minute. The agent ends when none is left.`,
 		Example: `  ` + invocation + ` --connect-url tls://hub.example.org --organization default --agent-id office \
     --token-file token.json --ca-file ca.crt --allow tcp:db.example.org:5432
 
@@ -47,6 +66,10 @@ the file.`,
   ` + invocation + ` --connect-url tls://hub.example.org --organization default --agent-id office \
     --private-key-file office.key --ca-file ca.crt --allow tcp:db.example.org:5432
 
+  # Several organizations, which the file lists. Look at what each of them has in the end.
+  postern config print agent --config agent.yaml
+  ` + invocation + ` --config agent.yaml
+
   # All settings from a file, through the HTTP proxy that the network demands.
   AGENT_PROXY=http://proxy.example.org:3128 ` + invocation + ` --config agent.yaml`,
 		Args: command.Exact(),
@@ -56,19 +79,16 @@ the file.`,
 			}
 			return command.RunRole(cmd.Context(), w, "agent", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
-					a, err := agent.New(settings, agent.Options{
-						Version: t.Version, Getenv: w.Getenv, Registry: t.Registry, Health: t.Health, Log: t.Log,
-					})
-					if _, unusable := errors.AsType[*policy.FileError](err); unusable {
-						return &command.UsageError{Err: err}
-					}
-					if err != nil {
-						return err
-					}
 					if w.Getenv("GOGC") == "" {
 						debug.SetGCPercent(gcPercent)
 					}
-					return a.Run(ctx)
+					err := agent.NewMembers(settings, agent.Options{
+						Version: t.Version, Getenv: w.Getenv, Registry: t.Registry, Health: t.Health, Log: t.Log,
+					}).Run(ctx)
+					if _, unusable := errors.AsType[*policy.FileError](err); unusable {
+						return &command.UsageError{Err: err}
+					}
+					return err
 				})
 		},
 	}

@@ -123,6 +123,9 @@ func environment() string {
 	var names []string
 	for _, r := range roles {
 		for _, f := range config.Bind(r.settings).Fields() {
+			if f.Env() == "" {
+				continue
+			}
 			v := byName[f.Env()]
 			if v == nil {
 				v = &variable{name: f.Env(), usage: f.Usage, aliases: f.Aliases}
@@ -156,6 +159,16 @@ Secrets are no flags, because every user of a machine can read the arguments of 
 	b.WriteString(`
 A variable in the second column counts when the one in the first is not set.
 
+An agent's file may list several organizations under the key ` + "`organizations`" + `. What an entry may hold:
+
+| key | meaning |
+| --- | --- |
+`)
+	for _, f := range config.Memberships() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", f.Key(), escape(f.Usage))
+	}
+	b.WriteString(`
+
 These are read too:
 
 | variable | meaning |
@@ -184,7 +197,8 @@ func metrics() string {
 
 Served on ` + "`/metrics`" + ` of the address given by ` + "`--metrics`" + `, in the formats of Prometheus, beside those of the Go
 runtime (` + "`go_*`" + `) and of the process (` + "`process_*`" + `). Every label has a closed set of values: no client, peer or target
-can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went wrong.
+can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went wrong. All metrics of agents and proxies have the label
+` + "`organization`" + ` besides: the organization's name, or its alias.
 
 `)
 	none := func() int { return 0 }
@@ -196,6 +210,7 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 		{"Streams: agents, proxies, hubs with a proxy", func(r *observe.Registry) { observe.NewStreams(r) }},
 		{"Pipes: agents, proxies, hubs with a proxy", func(r *observe.Registry) { observe.NewPipes(r).Watch(none, none) }},
 		{"Connection to the hub: agents, proxies", func(r *observe.Registry) { observe.NewUplink(r) }},
+		{"Organizations: agents", func(r *observe.Registry) { observe.NewMembership(r) }},
 		{"Relay: hubs", func(r *observe.Registry) { observe.NewRelay(r) }},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
 	} {

@@ -41,7 +41,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	agent.AddCommand(newRegister(w), newUnregister(w), newKey(w))
 	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w))
-	add(groupManage, newOrganization(w), newRobot(w))
+	add(groupManage, newOrganization(w), newRobot(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root
 }

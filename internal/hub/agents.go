@@ -107,7 +107,7 @@ func (a *API) version(*http.Request) (any, error) {
 
 func (a *API) ca(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", api.TypePEM)
-	_, _ = w.Write(a.o.State.Authority().CertificatePEM()) // the client is gone: there is nobody to tell
+	_, _ = w.Write(a.o.State.Trust().Bundle) // the client is gone: there is nobody to tell
 }
 
 // ready answers 200 or 503. What exactly is wrong is for the administrator: this

@@ -48,6 +48,7 @@ type APIOptions struct {
 	Authenticator *Authenticator
 	Organizations *Organizations
 	Grants        *Grants
+	Rotation      *Rotation // nil: the authority does not change
 	Bus           BusUsers
 	Presence      Presence
 	Health        *observe.Health // for /healthz and /readyz
@@ -112,6 +113,12 @@ func (a *API) routes() {
 	a.handle("DELETE "+agents+"/{agent}", role.Operate, a.unregisterAgent)
 	a.handle("POST "+agents+"/{agent}/keys", role.Operate, a.addAgentKey)
 	a.handle("DELETE "+agents+"/{agent}/keys/{key}", role.Operate, a.removeAgentKey)
+
+	if a.o.Rotation != nil {
+		a.handle("GET "+api.PathAuthorities, role.Hub, a.listAuthorities)
+		a.handle("POST "+api.PathAuthorities, role.Hub, a.rotateCA)
+		a.handle("DELETE "+api.PathAuthorities+"/{pin}", role.Hub, a.retireCA)
+	}
 
 	a.open("GET "+api.PathAgents, a.listAgents)
 	a.open("GET "+api.PathAgents+"/{id}", a.getAgent)

@@ -7,11 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/config"
-	"postern.dev/postern/internal/identity"
 )
 
 // The hub's own certificate, and how often files are looked at for a new one.
@@ -28,12 +28,14 @@ type serving struct {
 	current atomic.Pointer[tls.Certificate]
 	renew   func() (*tls.Certificate, error)
 	stamp   func() string // changes when renew would give another certificate
-	seen    string
 	log     *slog.Logger
+
+	mu   sync.Mutex
+	seen string // guarded by mu
 }
 
 // newServing makes or reads the first certificate.
-func newServing(cfg config.Hub, authority *identity.Authority, node string, log *slog.Logger) (*serving, error) {
+func newServing(cfg config.Hub, state *State, log *slog.Logger) (*serving, error) {
 	s := &serving{log: log}
 	if cfg.TLSCertFile != "" {
 		s.stamp = func() string { return fileStamp(cfg.TLSCertFile) + fileStamp(cfg.TLSKeyFile) }
@@ -46,9 +48,9 @@ func newServing(cfg config.Hub, authority *identity.Authority, node string, log 
 		}
 	} else {
 		hosts := servingHosts(cfg)
-		s.stamp = func() string { return time.Now().Truncate(servingRenew).String() }
+		s.stamp = func() string { return fmt.Sprint(time.Now().Truncate(servingRenew), state.Trust().Generation) }
 		s.renew = func() (*tls.Certificate, error) {
-			c, err := authority.IssueServer(node, hosts, servingTTL, time.Now())
+			c, err := state.Trust().IssueServer(state.Node(), hosts, servingTTL, time.Now())
 			return &c, err
 		}
 	}
@@ -75,19 +77,26 @@ func (s *serving) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		stamp := s.stamp()
-		if stamp == s.seen {
-			continue
-		}
-		c, err := s.renew()
-		if err != nil {
-			s.log.Error("the old certificate stays in use: the new one cannot be used", "error", err)
-			continue // the files may be half written: look again
-		}
-		s.seen = stamp
-		s.current.Store(c)
-		s.log.Info("presenting a new certificate")
+		s.look()
 	}
+}
+
+// look makes the certificate current.
+func (s *serving) look() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stamp := s.stamp()
+	if stamp == s.seen {
+		return
+	}
+	c, err := s.renew()
+	if err != nil {
+		s.log.Error("the old certificate stays in use: the new one cannot be used", "error", err)
+		return // the files may be half written: run looks again
+	}
+	s.seen = stamp
+	s.current.Store(c)
+	s.log.Info("presenting a new certificate")
 }
 
 func fileStamp(name string) string {

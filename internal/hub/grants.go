@@ -35,7 +35,13 @@ type Grant struct {
 	ID       string          `json:"id"`                 // SPIFFE ID
 	BusKey   string          `json:"busKey"`
 	Expires  time.Time       `json:"expires"`
-	Revoked  bool            `json:"revoked,omitempty"`
+
+	// Authority is the pin of the authority that issued the certificate, and
+	// Generation that of the trust bundle that went with it (Trust.Generation).
+	Authority  string `json:"authority,omitempty"`
+	Generation int    `json:"generation,omitempty"`
+
+	Revoked bool `json:"revoked,omitempty"`
 
 	revision uint64 // in the store; 0: not there
 }

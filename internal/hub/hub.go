@@ -14,7 +14,6 @@ import (
 
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/config"
-	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/proxy"
@@ -39,7 +38,7 @@ type Info struct {
 	Fresh          bool     // this was its first start
 	Listen         net.Addr // of the one port
 	TrustDomain    string
-	Pin            string // of the hub's CA
+	Pin            string // of the hub's CA, the one to tell people
 	PublicCA       bool   // it presents a certificate of a public CA
 	CAFile         string
 	AdminTokenFile string
@@ -62,6 +61,7 @@ type Hub struct {
 	serving  *serving
 	registry *registry.Registry
 	grants   *Grants
+	rotation *Rotation
 }
 
 // New prepares a hub. Nothing is touched before Run.
@@ -92,7 +92,7 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // open starts everything that does not face the network.
 func (h *Hub) open(ctx context.Context) (err error) {
-	if h.serving, err = newServing(h.cfg, h.state.Authority(), h.state.Node(), h.log); err != nil {
+	if h.serving, err = newServing(h.cfg, h.state, h.log); err != nil {
 		return err
 	}
 	seeds, err := h.state.Secret("bus", embedded.NewSeeds)
@@ -128,7 +128,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	h.relay = relay.New(relay.Config{
 		Node:        h.state.Node(),
 		Certificate: h.serving.certificate,
-		Roots:       roots(h.state.Authority()),
+		Roots:       func() *x509.CertPool { return h.state.Trust().Pool },
 		Bus:         h.bus.Serve,
 		HTTP:        true,
 		Revoked:     h.grants.Revoked,
@@ -136,6 +136,9 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Log:         h.log,
 	})
 	h.grants.Attach(h.relay)
+	h.rotation = NewRotation(RotationConfig{
+		State: h.state, Grants: h.grants, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
+	})
 	h.tenants = &tenants{
 		state: h.state, bus: h.bus, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
 	}
@@ -147,14 +150,11 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Bus: h.bus, Presence: h.tenants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Bus: h.bus, Presence: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
 	})
 	return err
 }
-
-// roots returns the pool of the authority, made once.
-func roots(a *identity.Authority) func() *x509.CertPool { return sync.OnceValue(a.Pool) }
 
 // serve faces the network until ctx ends.
 func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
@@ -177,6 +177,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	failed := make(chan error, 2)
 	bg.Go(func() { h.serving.run(work) })
 	bg.Go(func() { h.grants.Run(work) })
+	bg.Go(func() { h.rotation.Run(work) })
 	bg.Go(func() {
 		if err := h.relay.Serve(work, ln); err != nil {
 			failed <- err
@@ -192,7 +193,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	h.opt.Health.Register("one-port", h.checkPort(ln.Addr()))
 	h.opt.Health.Register("bus", h.checkBus)
 	info := Info{
-		Fresh: h.state.Fresh(), Listen: ln.Addr(), TrustDomain: h.state.TrustDomain(), Pin: h.state.Authority().Pin(),
+		Fresh: h.state.Fresh(), Listen: ln.Addr(), TrustDomain: h.state.TrustDomain(), Pin: h.state.Trust().Pin(),
 		PublicCA: h.cfg.TLSCertFile != "", CAFile: h.state.CAFile(), AdminTokenFile: h.state.AdminTokenFile(), Clients: fronts.Addrs(),
 	}
 	h.log.Info("ready", "listen", info.Listen.String(), "trust_domain", info.TrustDomain, "ca_pin", info.Pin, "node", h.state.Node())

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -66,7 +67,7 @@ type State struct {
 	dir       string
 	fresh     bool
 	lock      *os.File
-	authority *identity.Authority
+	trust     atomic.Pointer[Trust]
 	signer    *identity.TokenSigner
 	adminHash string
 	busKey    []byte
@@ -83,7 +84,9 @@ type stateRecord struct {
 	TrustDomain string            `json:"trustDomain"`
 	Node        string            `json:"node"`
 	Created     time.Time         `json:"created"`
-	Files       map[string]string `json:"files"` // the SHA-256 of each file that must be there and never changes
+	Files       map[string]string `json:"files"`                 // the SHA-256 of each file that must be there and never changes
+	Authorities []AuthorityRecord `json:"authorities,omitempty"` // the newest first
+	Generation  int               `json:"generation,omitempty"`  // of the authorities: grows with each change
 }
 
 // OpenState opens a state directory and locks it; a directory that does not
@@ -218,7 +221,12 @@ func (s *State) create(o StateOptions) error {
 	if err != nil {
 		return err
 	}
-	files := map[string][]byte{caFile: authority.CertificatePEM(), caKeyFile: caKey, tokenFile: tokenKey}
+	s.record.Generation = 1
+	s.record.Authorities = []AuthorityRecord{{
+		Pin: authority.Pin(), Phase: PhaseSigning, Since: s.record.Created, Certificate: string(authority.CertificatePEM()),
+		KeyFile: caKeyFile, Generation: 1,
+	}}
+	files := map[string][]byte{caKeyFile: caKey, tokenFile: tokenKey}
 	if s.busKey == nil {
 		key, err := randomText()
 		if err != nil {
@@ -254,13 +262,10 @@ func (s *State) load(o StateOptions) error {
 		}
 		files[name] = b
 	}
+	if err := s.loadAuthorities(files); err != nil {
+		return err
+	}
 	var err error
-	if s.authority, err = identity.LoadAuthority(files[caFile], files[caKeyFile]); err != nil {
-		return stateError(ErrStateCorrupt, s.dir, "%s and %s: %s", caFile, caKeyFile, err)
-	}
-	if s.authority.TrustDomain() != s.record.TrustDomain {
-		return stateError(ErrStateCorrupt, s.dir, "%s is for the trust domain %s and not for %s", caFile, s.authority.TrustDomain(), s.record.TrustDomain)
-	}
 	if s.signer, err = identity.LoadTokenSigner(s.record.TrustDomain, files[tokenFile]); err != nil {
 		return stateError(ErrStateCorrupt, s.dir, "%s: %s", tokenFile, err)
 	}
@@ -275,7 +280,7 @@ func (s *State) load(o StateOptions) error {
 		return err
 	}
 	removeLeftovers(s.dir, s.Path(keysDir))
-	return nil
+	return s.writeBundle()
 }
 
 // loadAdmin reads the administrator's token, or makes one where there is none:
@@ -309,7 +314,7 @@ func (s *State) loadAdmin(log *slog.Logger) error {
 // Path returns the path of a file in the directory.
 func (s *State) Path(name string) string { return filepath.Join(s.dir, name) }
 
-// CAFile returns the path of the authority's certificate.
+// CAFile returns the path of the authorities that are trusted, in PEM.
 func (s *State) CAFile() string { return s.Path(caFile) }
 
 // AdminTokenFile returns the path of the administrator's token.
@@ -326,7 +331,7 @@ func (s *State) BusKey() []byte { return slices.Clone(s.busKey) }
 func (s *State) Fresh() bool { return s.fresh }
 
 // TrustDomain returns the hub's trust domain.
-func (s *State) TrustDomain() string { return s.authority.TrustDomain() }
+func (s *State) TrustDomain() string { return s.Trust().Signing.TrustDomain() }
 
 // Node returns the name of this hub node.
 func (s *State) Node() string {
@@ -335,8 +340,8 @@ func (s *State) Node() string {
 	return s.record.Node
 }
 
-// Authority returns the hub's certificate authority.
-func (s *State) Authority() *identity.Authority { return s.authority }
+// Authority returns the certificate authority that signs now.
+func (s *State) Authority() *identity.Authority { return s.Trust().Signing }
 
 // Tokens returns the signer of robot tokens.
 func (s *State) Tokens() *identity.TokenSigner { return s.signer }

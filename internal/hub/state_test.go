@@ -142,9 +142,6 @@ func TestStateRefusals(t *testing.T) {
 		"broken state.json": {
 			func(t *testing.T, dir string) { write(t, dir, "state.json", `{"product":`) }, hub.StateOptions{}, hub.ErrStateCorrupt, "not JSON",
 		},
-		"no authority": {
-			func(t *testing.T, dir string) { remove(t, dir, "ca.crt") }, hub.StateOptions{}, hub.ErrStateCorrupt, "ca.crt: state is corrupt: it is missing",
-		},
 		"no authority key": {
 			func(t *testing.T, dir string) { remove(t, dir, "ca.key") }, hub.StateOptions{}, hub.ErrStateCorrupt, "ca.key",
 		},

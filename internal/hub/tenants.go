@@ -71,7 +71,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 	id := identity.ID{
 		TrustDomain: t.state.TrustDomain(), Organization: org, Role: identity.RoleProxy, Name: ownProxy, Replica: t.state.Node(),
 	}
-	creds := &ownCredentials{authority: t.state.Authority(), id: id}
+	creds := &ownCredentials{state: t.state, id: id}
 	if _, err := creds.current(); err != nil {
 		end()
 		conn.Close()
@@ -187,40 +187,41 @@ func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, erro
 	return one.dialer.Open(ctx, r)
 }
 
-// ownCredentials issues the hub's own proxies their certificates, anew when half
-// of their time is over.
+// ownCredentials issues the hub's own proxies their certificates: anew when half
+// of their time is over, and when the authorities change.
 type ownCredentials struct {
-	authority *identity.Authority
-	id        identity.ID
+	state *State
+	id    identity.ID
 
-	mu   sync.Mutex
-	last *identity.Credentials
+	mu         sync.Mutex
+	last       *identity.Credentials
+	generation int // of the authorities of last
 }
 
 func (o *ownCredentials) current() (*identity.Credentials, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	now := time.Now()
-	if o.last != nil && now.Before(o.last.NotAfter.Add(-ownProxyTTL/2)) {
+	now, trust := time.Now(), o.state.Trust()
+	if o.last != nil && o.generation == trust.Generation && now.Before(o.last.NotAfter.Add(-ownProxyTTL/2)) {
 		return o.last, nil
 	}
-	c, err := issue(o.authority, o.id, now)
+	c, err := issue(trust, o.id, now)
 	if err != nil {
 		return o.last, err
 	}
-	o.last = c
+	o.last, o.generation = c, trust.Generation
 	return c, nil
 }
 
-func issue(a *identity.Authority, id identity.ID, now time.Time) (*identity.Credentials, error) {
+func issue(t *Trust, id identity.ID, now time.Time) (*identity.Credentials, error) {
 	key, err := identity.NewKey()
 	if err != nil {
 		return nil, err
 	}
 	holder := identity.Holder{Principal: identity.Principal{Kind: identity.KindHub, Name: id.Replica}}
-	chain, err := a.IssueParty(id, key.Public(), holder, ownProxyTTL, now)
+	chain, err := t.Signing.IssueParty(id, key.Public(), holder, ownProxyTTL, now)
 	if err != nil {
 		return nil, err
 	}
-	return identity.NewCredentials(chain, key, a.CertificatePEM())
+	return identity.NewCredentials(chain, key, t.Bundle)
 }

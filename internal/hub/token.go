@@ -135,7 +135,8 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		return nil, invalidRequest("the public key for the bus is not one", "")
 	}
 	now, ttl := a.o.Now(), a.o.CredentialTTL
-	chain, err := a.o.State.Authority().IssueParty(id, pub, caller.Holder(), ttl, now)
+	trust := a.o.State.Trust()
+	chain, err := trust.Signing.IssueParty(id, pub, caller.Holder(), ttl, now)
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +146,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	}
 	err = a.o.Grants.Issue(r.Context(), Grant{
 		Ground: caller.Ground(id.Organization), Serial: identity.Serial(certs[0]), Previous: form.Get("previous"),
-		ID: id.String(), BusKey: busKey, Expires: certs[0].NotAfter,
+		ID: id.String(), BusKey: busKey, Expires: certs[0].NotAfter, Authority: trust.Signing.Pin(), Generation: trust.Generation,
 	})
 	if errors.Is(err, registry.ErrRevoked) {
 		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the %s was revoked just now", caller.Ground(id.Organization))
@@ -170,7 +171,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		IssuedTokenType: api.TokenTypeCredentials,
 		TokenType:       "N_A",
 		ExpiresIn:       int64(ttl / time.Second),
-		CABundle:        string(a.o.State.Authority().CertificatePEM()),
+		CABundle:        string(trust.Bundle),
 		BusToken:        busToken,
 		TrustDomain:     id.TrustDomain,
 		Configuration:   api.Configuration{HubVersion: a.o.Version, Relays: a.o.Relays},

@@ -70,15 +70,17 @@ func NewAuthority(trustDomain string, now time.Time) (*Authority, error) {
 		return nil, err
 	}
 	tmpl := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: "Postern CA " + commonName(trustDomain)},
+		SerialNumber: serial,
+		// The number in the name tells a hub's authorities apart where one follows
+		// the other.
+		Subject:               pkix.Name{CommonName: "Postern CA " + commonName(trustDomain), SerialNumber: fmt.Sprintf("%032x", serial)[:8]},
 		URIs:                  []*url.URL{{Scheme: "spiffe", Host: trustDomain}},
 		NotBefore:             now.Add(-hubBackdate),
 		NotAfter:              now.Add(authorityLife),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLenZero:        true,
+		MaxPathLen:            1, // room for the authority that it vouches for; see Vouch
 	}
 	cert, err := sign(tmpl, tmpl, key.Public(), key)
 	if err != nil {
@@ -135,6 +137,9 @@ func (a *Authority) Pool() *x509.CertPool {
 	pool.AddCert(a.cert)
 	return pool
 }
+
+// Certificate returns the authority's certificate; it is not to be changed.
+func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
 // Pin returns the pin of the authority's key, as Pin does for a certificate.
 func (a *Authority) Pin() string { return Pin(a.cert) }

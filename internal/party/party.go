@@ -74,6 +74,7 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 		request.Secret = &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal(), Log: cfg.Log}
 	}
 	p.Session = enroll.New(d, request, cfg.Log)
+	p.Session.OnRenew(func(g *enroll.Grant) { d.Learn(g.Credentials.Roots) })
 	if err := p.enrol(ctx); err != nil {
 		d.CloseIdle()
 		return nil, err

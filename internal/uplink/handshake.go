@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -104,9 +105,16 @@ func describe(cs tls.ConnectionState) Peer {
 	return p
 }
 
-// presentedPin returns the pin of the last certificate authority in a chain as
-// presented, or "".
+// presentedPin returns the pin of the certificate authority that a chain as
+// presented leads to, or "". A chain may hold several while a hub changes its
+// authority; the first one is in use, and those without a signature of their own
+// lead to others.
 func presentedPin(chain []*x509.Certificate) string {
+	for _, cert := range chain {
+		if cert.IsCA && bytes.Equal(cert.RawSubject, cert.RawIssuer) {
+			return identity.Pin(cert)
+		}
+	}
 	for _, cert := range slices.Backward(chain) {
 		if cert.IsCA {
 			return identity.Pin(cert)

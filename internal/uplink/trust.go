@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -21,10 +22,14 @@ type trust struct {
 	pin   string         // of the CA, as identity.Pin writes it; empty: none
 	host  string
 	now   func() time.Time
+
+	// learned is what the hub itself said of its authorities, after it had been
+	// verified; nil inside until then.
+	learned *atomic.Pointer[x509.CertPool]
 }
 
 func newTrust(c Config) (trust, error) {
-	t := trust{roots: c.Roots, now: c.Now}
+	t := trust{roots: c.Roots, now: c.Now, learned: new(atomic.Pointer[x509.CertPool])}
 	if c.CAPin != "" {
 		var err error
 		if t.pin, err = identity.ParsePin(c.CAPin); err != nil {
@@ -80,6 +85,20 @@ func (t *trust) verify(cs tls.ConnectionState) (identity.ID, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return identity.ID{}, errors.New("the hub presented no certificate")
 	}
+	id, err := t.verifyConfigured(cs)
+	if err == nil || len(cs.PeerCertificates[0].URIs) == 0 || t.roots == nil && t.pin == "" {
+		return id, err
+	}
+	if roots := t.learned.Load(); roots != nil {
+		if id, err := verifyHub(roots, cs, t.now()); err == nil {
+			return id, nil
+		}
+	}
+	return id, err
+}
+
+// verifyConfigured verifies the hub by what the configuration says.
+func (t *trust) verifyConfigured(cs tls.ConnectionState) (identity.ID, error) {
 	leaf := cs.PeerCertificates[0]
 	roots := t.roots
 	if t.pin != "" {
@@ -88,16 +107,21 @@ func (t *trust) verify(cs tls.ConnectionState) (identity.ID, error) {
 		}
 	}
 	if roots != nil && len(leaf.URIs) > 0 {
-		id, err := identity.VerifyPeer(roots, cs, x509.ExtKeyUsageServerAuth, t.now())
-		if err == nil && id.Role != identity.RoleHub {
-			err = fmt.Errorf("it belongs to %s", id)
-		}
-		if err != nil {
-			return identity.ID{}, notHubError{err}
-		}
-		return id, nil
+		return verifyHub(roots, cs, t.now())
 	}
 	return identity.ID{}, verifyName(cs.PeerCertificates, roots, t.host, t.now())
+}
+
+// verifyHub verifies a certificate that says it is a hub's.
+func verifyHub(roots *x509.CertPool, cs tls.ConnectionState, now time.Time) (identity.ID, error) {
+	id, err := identity.VerifyPeer(roots, cs, x509.ExtKeyUsageServerAuth, now)
+	if err == nil && id.Role != identity.RoleHub {
+		err = fmt.Errorf("it belongs to %s", id)
+	}
+	if err != nil {
+		return identity.ID{}, notHubError{err}
+	}
+	return id, nil
 }
 
 // verifyName is the verification of any web server: chain and host name.

@@ -63,8 +63,7 @@ type Config struct {
 	Now         func() time.Time                                                       // for certificates; nil: time.Now
 }
 
-// Dialer opens connections to the one port. It is immutable and safe for
-// concurrent use.
+// Dialer opens connections to the one port. It is safe for concurrent use.
 type Dialer struct {
 	endpoint Endpoint
 	proxy    *url.URL // nil: no HTTP proxy
@@ -125,6 +124,12 @@ func New(c Config) (*Dialer, error) {
 func badConfig(err error) error {
 	return wire.Fail(wire.LegRelay, wire.CodeBadRequest, "%s", err).WithCause(err)
 }
+
+// Learn makes the Dialer trust the authorities that a verified hub named as its
+// own, beside the configured ones: so a party that runs on while the hub's
+// authority changes needs no new configuration until it starts again. It has no
+// effect where the system's roots are trusted.
+func (d *Dialer) Learn(roots *x509.CertPool) { d.trust.learned.Store(roots) }
 
 // Endpoint returns where the one port is.
 func (d *Dialer) Endpoint() Endpoint { return d.endpoint }

@@ -170,6 +170,8 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	web := &webEntrance{next: h.api, take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
 	server := NewHTTPServer(web, h.log)
+	gate := newWebGate(h.relay.HTTP(), maxWeb, maxWebPerSource)
+	server.ConnState = gate.changed
 	serving, stop := context.WithCancel(ctx)
 	defer stop()
 	defer context.AfterFunc(serving, h.opt.Health.Drain)()
@@ -185,7 +187,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 		}
 	})
 	bg.Go(func() {
-		if err := server.Serve(h.relay.HTTP()); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(gate); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 			failed <- err
 			stop()
 		}

@@ -41,8 +41,12 @@ import (
 type webSite struct {
 	*pipetest.World
 	relay *relay.Relay
+	gate  *webGate
 	addr  string
 }
+
+// webSiteConns bounds the connections to a webSite's HTTPS.
+const webSiteConns = 32
 
 func startWebSite(t *testing.T, change func(*relay.Config)) *webSite {
 	t.Helper()
@@ -71,7 +75,9 @@ func startWebSite(t *testing.T, change func(*relay.Config)) *webSite {
 	s := NewHTTPServer(web, log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = r.Serve(ctx, l) })
-	wg.Go(func() { _ = s.Serve(r.HTTP()) })
+	gate := newWebGate(r.HTTP(), webSiteConns, webSiteConns)
+	s.ConnState = gate.changed
+	wg.Go(func() { _ = s.Serve(gate) })
 	t.Cleanup(func() {
 		cancel()
 		_ = s.Close()
@@ -79,7 +85,7 @@ func startWebSite(t *testing.T, change func(*relay.Config)) *webSite {
 		web.wait()
 		wg.Wait()
 	})
-	return &webSite{World: w, relay: r, addr: l.Addr().String()}
+	return &webSite{World: w, relay: r, gate: gate, addr: l.Addr().String()}
 }
 
 // terminator is a reverse proxy in front of the site that ends TLS, with a

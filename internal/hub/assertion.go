@@ -13,10 +13,12 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// Bounds of the assertions that are remembered so that none is used twice, in all
-// and by key. Only holders of registered keys can fill them.
+// Bounds of the assertions that are remembered so that none is used twice, in all,
+// by organization and by key. Only holders of registered keys can fill them, and
+// those of one organization not for the others.
 const (
 	maxUsed       = 1 << 17
+	maxUsedPerOrg = 1 << 15
 	maxUsedPerKey = 1 << 13
 )
 
@@ -57,11 +59,12 @@ func (a *Authenticator) Assert(ctx context.Context, token, digest string) (Calle
 	if subtle.ConstantTimeCompare([]byte(c.Request), []byte(digest)) != 1 {
 		return refuse("the assertion was made for another request than this one")
 	}
-	switch err := a.used.use(assertion.KeyID, c.ID, assertion.Forgettable(), now); {
+	switch err := a.used.use(c.Organization, assertion.KeyID, c.ID, assertion.Forgettable(), now); {
 	case errors.Is(err, errUsed):
 		return refuse("the assertion has been used already")
 	case err != nil:
-		return Caller{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "too many exchanges with key %s in the last minutes", assertion.KeyID)
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "too many exchanges with key %s, or with others of organization %s, in the last minutes",
+			assertion.KeyID, c.Organization)
 	}
 	return Caller{
 		Principal: identity.Principal{Kind: identity.KindAgent, Name: c.Agent}, Organization: c.Organization, Item: assertion.KeyID,
@@ -81,18 +84,19 @@ type usedAssertions struct {
 	mu    sync.Mutex
 	until map[usedAssertion]time.Time
 	byKey map[string]int
+	byOrg map[string]int
 	swept time.Time
 }
 
-type usedAssertion struct{ key, id string }
+type usedAssertion struct{ org, key, id string }
 
 func newUsedAssertions() *usedAssertions {
-	return &usedAssertions{until: make(map[usedAssertion]time.Time), byKey: make(map[string]int)}
+	return &usedAssertions{until: make(map[usedAssertion]time.Time), byKey: make(map[string]int), byOrg: make(map[string]int)}
 }
 
 // use notes a use: nil for the first, errUsed for another, errTooMany when a
 // bound is reached.
-func (u *usedAssertions) use(key, id string, until, now time.Time) error {
+func (u *usedAssertions) use(org, key, id string, until, now time.Time) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if now.Sub(u.swept) > time.Second {
@@ -103,17 +107,21 @@ func (u *usedAssertions) use(key, id string, until, now time.Time) error {
 				if u.byKey[one.key]--; u.byKey[one.key] == 0 {
 					delete(u.byKey, one.key)
 				}
+				if u.byOrg[one.org]--; u.byOrg[one.org] == 0 {
+					delete(u.byOrg, one.org)
+				}
 			}
 		}
 	}
-	one := usedAssertion{key, id}
+	one := usedAssertion{org, key, id}
 	if _, ok := u.until[one]; ok {
 		return errUsed
 	}
-	if len(u.until) >= maxUsed || u.byKey[key] >= maxUsedPerKey {
+	if len(u.until) >= maxUsed || u.byOrg[org] >= maxUsedPerOrg || u.byKey[key] >= maxUsedPerKey {
 		return errTooMany
 	}
 	u.until[one] = until
 	u.byKey[key]++
+	u.byOrg[org]++
 	return nil
 }

@@ -1,8 +1,10 @@
 package hub
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -45,5 +47,36 @@ func TestSources(t *testing.T) {
 		if got := sourcePrefix(sourceOf(&http.Request{RemoteAddr: in})).String(); got != want {
 			t.Errorf("%q is %s, want %s", in, got, want)
 		}
+	}
+}
+
+// TestUsedAssertionsAreShared lets the keys of one organization use up what it
+// has. Those of another are taken as ever, and all is forgotten in time.
+func TestUsedAssertionsAreShared(t *testing.T) {
+	u, now := newUsedAssertions(), time.Unix(1e9, 0)
+	until := now.Add(5 * time.Minute)
+	taken := 0
+	for key := range 2 * maxUsedPerOrg / maxUsedPerKey {
+		for id := range maxUsedPerKey + 1 {
+			if u.use("evil", strconv.Itoa(key), strconv.Itoa(id), until, now) == nil {
+				taken++
+			}
+		}
+	}
+	if taken != maxUsedPerOrg {
+		t.Errorf("%d assertions of one organization are remembered, want %d", taken, maxUsedPerOrg)
+	}
+	if err := u.use("acme", "k", "1", until, now); err != nil {
+		t.Errorf("another organization: %v", err)
+	}
+	if err := u.use("acme", "k", "1", until, now); !errors.Is(err, errUsed) {
+		t.Errorf("used again: %v", err)
+	}
+	later := until.Add(time.Second)
+	if err := u.use("evil", "0", "1", later.Add(time.Minute), later); err != nil {
+		t.Errorf("in time: %v", err)
+	}
+	if len(u.until) != 1 || len(u.byKey) != 1 || len(u.byOrg) != 1 {
+		t.Errorf("%d assertions, %d keys, %d organizations are remembered", len(u.until), len(u.byKey), len(u.byOrg))
 	}
 }

@@ -256,7 +256,8 @@ func (r *Relay) Close() {
 
 // handle runs the handshake and routes by protocol.
 func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
-	rc := pipe.NewRecordConn(conn)
+	bounded := &capped{Conn: conn, left: maxHandshakeBytes}
+	rc := pipe.NewRecordConn(bounded)
 	protocol := ""
 	tc := tls.Server(rc, &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		for _, p := range h.SupportedProtos {
@@ -278,6 +279,7 @@ func (r *Relay) handle(ctx context.Context, conn net.Conn, proved func()) {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	bounded.trust()
 	r.cfg.Metrics.Handshake(tc.ConnectionState().NegotiatedProtocol, nil)
 	if protocol != "" && !r.hold(conn, tc) {
 		r.drop(conn)

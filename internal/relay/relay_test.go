@@ -336,3 +336,28 @@ func TestBoundsBeforeProof(t *testing.T) {
 		_ = c.Close()
 	}
 }
+
+// TestLongHandshake sends a chain of certificates that never ends. What a caller may
+// say before it has proved who it is stays short.
+func TestLongHandshake(t *testing.T) {
+	s := start(t, nil)
+	for copies, want := range map[int]bool{0: true, 4: true, 100: false} {
+		c := *s.Agent
+		for range copies {
+			c.Certificate.Certificate = append(c.Certificate.Certificate[:len(c.Certificate.Certificate):len(c.Certificate.Certificate)], c.Certificate.Leaf.Raw)
+		}
+		conn, err := tls.Dial("tcp", s.addr, s.outer(&c))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = conn.Write(wire.Join{Kind: wire.JoinProbe}.Append(nil))
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if (err == nil) != want {
+			t.Errorf("%d bytes of certificates: %v", (1+copies)*len(c.Certificate.Leaf.Raw), err)
+		}
+		_ = conn.Close()
+	}
+}

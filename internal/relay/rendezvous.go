@@ -17,22 +17,39 @@ const (
 	// an honest clock can still come with it.
 	burnTime = time.Minute
 
-	maxWaiting = 1 << 14
-	maxBurnt   = 1 << 18
+	// Bounds of the parties that wait and of the used tickets, in all and of one
+	// organization, so that none of them can take the relay from the others.
+	maxWaiting       = 1 << 14
+	maxBurnt         = 1 << 18
+	maxWaitingPerOrg = maxWaiting / 4
+	maxBurntPerOrg   = maxBurnt / 4
 )
 
 // rendezvous pairs the bearers of tickets. Safe for concurrent use.
 type rendezvous struct {
 	patience time.Duration // of the first bearer of a ticket
+	perOrg   share         // at most
 
 	mu      sync.Mutex
 	waiting map[wire.Ticket]*party
-	burnt   map[wire.Ticket]time.Time // when it may be forgotten
-	order   []wire.Ticket             // burnt, oldest first
+	burnt   map[wire.Ticket]ash
+	order   []wire.Ticket // burnt, oldest first
+	shares  map[string]share
 }
 
+// ash is what is left of a used ticket.
+type ash struct {
+	until time.Time // when it may be forgotten
+	org   string    // of its first bearer
+}
+
+// share is what one organization has of a rendezvous.
+type share struct{ waiting, burnt int }
+
 func newRendezvous(patience time.Duration) *rendezvous {
-	return &rendezvous{patience: patience, waiting: make(map[wire.Ticket]*party), burnt: make(map[wire.Ticket]time.Time)}
+	return &rendezvous{
+		patience: patience, perOrg: share{maxWaitingPerOrg, maxBurntPerOrg}, waiting: make(map[wire.Ticket]*party), burnt: make(map[wire.Ticket]ash), shares: make(map[string]share),
+	}
 }
 
 // party is one bearer of a ticket.
@@ -91,15 +108,18 @@ func (r *rendezvous) arrive(ticket wire.Ticket, p *party) (*party, *wire.Failure
 	}
 	first, ok := r.waiting[ticket]
 	if !ok {
+		if s := r.shares[p.id.Organization]; s.waiting >= r.perOrg.waiting || s.burnt >= r.perOrg.burnt {
+			return nil, wire.Fail(wire.LegRelay, wire.CodeOverloaded, "too many parties of organization %s are waiting at this relay", p.id.Organization)
+		}
 		if len(r.waiting) >= maxWaiting || len(r.burnt) >= maxBurnt {
 			return nil, wire.Fail(wire.LegRelay, wire.CodeOverloaded, "too many parties are waiting at this relay")
 		}
 		r.waiting[ticket] = p
+		r.account(p.id.Organization, 1, 0)
 		return nil, nil
 	}
 	// Whatever comes of it, the ticket has been presented twice.
-	delete(r.waiting, ticket)
-	r.burn(ticket, now)
+	r.burn(ticket, first, now)
 	if f := mayPair(first.id, p.id); f != nil {
 		first.met <- outcome{refusal: f}
 		return nil, f
@@ -130,22 +150,39 @@ func (r *rendezvous) leave(ticket wire.Ticket, p *party) bool {
 	if r.waiting[ticket] != p {
 		return false
 	}
-	delete(r.waiting, ticket)
-	r.burn(ticket, time.Now())
+	r.burn(ticket, p, time.Now())
 	return true
 }
 
-// burn and forget are called with mu held.
-func (r *rendezvous) burn(ticket wire.Ticket, now time.Time) {
-	r.burnt[ticket] = now.Add(burnTime)
+// burn takes the ticket of a waiting party out of use. burn, forget and account
+// are called with mu held.
+func (r *rendezvous) burn(ticket wire.Ticket, p *party, now time.Time) {
+	delete(r.waiting, ticket)
+	r.burnt[ticket] = ash{until: now.Add(burnTime), org: p.id.Organization}
 	r.order = append(r.order, ticket)
+	r.account(p.id.Organization, -1, 1)
 }
 
 func (r *rendezvous) forget(now time.Time) {
-	for len(r.order) > 0 && now.After(r.burnt[r.order[0]]) {
+	for len(r.order) > 0 {
+		old := r.burnt[r.order[0]]
+		if !now.After(old.until) {
+			return
+		}
 		delete(r.burnt, r.order[0])
 		r.order = r.order[1:]
+		r.account(old.org, 0, -1)
 	}
+}
+
+func (r *rendezvous) account(org string, waiting, burnt int) {
+	s := r.shares[org]
+	s.waiting, s.burnt = s.waiting+waiting, s.burnt+burnt
+	if s == (share{}) {
+		delete(r.shares, org)
+		return
+	}
+	r.shares[org] = s
 }
 
 // counts returns how many parties wait and how many tickets are remembered.

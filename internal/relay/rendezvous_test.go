@@ -87,7 +87,7 @@ func TestRendezvousPairsOnce(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			cancel()
 			_, _, _, _ = meet.meet(ctx, wire.NewTicket(""), &party{id: proxyOf("acme"), met: make(chan outcome, 1)})
-			if waiting, burnt := meet.counts(); waiting != 0 || burnt != 1 || len(meet.order) != 1 {
+			if waiting, burnt := meet.counts(); waiting != 0 || burnt != 1 || len(meet.order) != 1 || len(meet.shares) != 1 {
 				t.Errorf("%d wait, %d tickets are remembered long after", waiting, burnt)
 			}
 		})
@@ -99,9 +99,10 @@ func TestRendezvousIsBounded(t *testing.T) {
 		meet := newRendezvous(8 * time.Second)
 		ctx, cancel := context.WithCancel(context.Background())
 		var wg sync.WaitGroup
-		for range maxWaiting {
+		for i := range maxWaiting {
 			wg.Go(func() {
-				_, _, _, _ = meet.meet(ctx, wire.NewTicket(""), &party{id: proxyOf("acme"), met: make(chan outcome, 1)})
+				org := string(rune('a' + i/maxWaitingPerOrg))
+				_, _, _, _ = meet.meet(ctx, wire.NewTicket(""), &party{id: proxyOf(org), met: make(chan outcome, 1)})
 			})
 		}
 		synctest.Wait()
@@ -110,6 +111,69 @@ func TestRendezvousIsBounded(t *testing.T) {
 		}
 		cancel()
 		wg.Wait()
+	})
+}
+
+// TestOneOrganizationCannotFillTheRendezvous lets one present as many tickets as it
+// likes. It is refused in the end, and another one meets as ever.
+func TestOneOrganizationCannotFillTheRendezvous(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		meet := newRendezvous(8 * time.Second)
+		meet.perOrg = share{waiting: 50, burnt: 400}
+		come := func(ctx context.Context, id identity.ID, ticket wire.Ticket) *wire.Failure {
+			self := &party{id: id, met: make(chan outcome, 1)}
+			peer, _, second, f := meet.meet(ctx, ticket, self)
+			if second && peer != nil {
+				peer.met <- outcome{peer: self}
+			}
+			return f
+		}
+		pair := func(org string) *wire.Failure {
+			ticket := wire.NewTicket("")
+			var f *wire.Failure
+			var wg sync.WaitGroup
+			wg.Go(func() { f = come(t.Context(), proxyOf(org), ticket) })
+			synctest.Wait()
+			if g := come(t.Context(), agentOf(org), ticket); g != nil {
+				return g
+			}
+			wg.Wait()
+			return f
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		for range meet.perOrg.waiting {
+			wg.Go(func() { _ = come(ctx, proxyOf("evil"), wire.NewTicket("")) })
+		}
+		synctest.Wait()
+		if f := come(ctx, proxyOf("evil"), wire.NewTicket("")); f == nil || f.Code != wire.CodeOverloaded {
+			t.Errorf("one more of the organization than may wait: %v", f)
+		}
+		if f := pair("acme"); f != nil {
+			t.Errorf("another organization: %v", f)
+		}
+		cancel()
+		wg.Wait()
+
+		// The same with tickets that have been used.
+		ctx, cancel = context.WithCancel(context.Background())
+		cancel()
+		refused := 0
+		for range meet.perOrg.burnt {
+			if f := come(ctx, proxyOf("evil"), wire.NewTicket("")); f.Code == wire.CodeOverloaded {
+				refused++
+			}
+		}
+		if refused != meet.perOrg.waiting { // those above were used too
+			t.Errorf("%d tickets were refused, want %d", refused, meet.perOrg.waiting)
+		}
+		if f := pair("acme"); f != nil {
+			t.Errorf("another organization, beside used tickets: %v", f)
+		}
+		time.Sleep(burnTime + time.Second)
+		if f := pair("evil"); f != nil {
+			t.Errorf("it is not let in again: %v", f)
+		}
 	})
 }
 

@@ -384,6 +384,13 @@ func TestRevokedUserIsCut(t *testing.T) {
 	if err := h.now.Load().RevokeUser("acme", "x"); err == nil {
 		t.Error("revoked what is no key")
 	}
+	other := h.party("acme", identity.RoleProxy, "q", "1", time.Hour)
+	other.connect()
+	other.awaitState(up)
+	if err := h.now.Load().RevokeUsers("acme", "x", other.public); err == nil {
+		t.Error("revoked what is no key")
+	}
+	other.awaitState(code(wire.CodeUnauthenticated)) // what is no key does not save others
 }
 
 func TestServerRestart(t *testing.T) {

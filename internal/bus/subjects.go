@@ -35,8 +35,8 @@ type Rights struct {
 // and watches presence; both read only their own replies. The hub may do all.
 // userKey is the public key of the party's bus user.
 func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error) {
-	if !nkeys.IsValidPublicUserKey(userKey) {
-		return Rights{}, fmt.Errorf("bus user key %.60q is not one", userKey)
+	if err := ValidateUserKey(userKey); err != nil {
+		return Rights{}, err
 	}
 	inbox := inboxPrefix + userKey + ".>"
 	if role != identity.RoleHub {
@@ -79,6 +79,14 @@ func parsePresenceSubject(s string) (agent, replica string, ok bool) {
 	}
 	agent, replica, ok = strings.Cut(rest, ".")
 	return agent, replica, ok && identity.ValidateName("agent", agent) == nil && identity.ValidateName("replica", replica) == nil
+}
+
+// ValidateUserKey says whether key is the public key of a bus user.
+func ValidateUserKey(key string) error {
+	if !nkeys.IsValidPublicUserKey(key) {
+		return fmt.Errorf("bus user key %.60q is not one", key)
+	}
+	return nil
 }
 
 // NewUserKey makes the key of a bus user: its public part, which the hub signs

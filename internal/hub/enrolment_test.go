@@ -77,6 +77,9 @@ func startHub(t *testing.T, dir string) (h *realHub, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := grants.VoidUsers(); err != nil {
+		t.Fatal(err)
+	}
 	handler, err := hub.NewAPI(hub.APIOptions{
 		State: state, Registry: reg, Authenticator: hub.NewAuthenticator(state, reg, nil), Organizations: orgs,
 		Grants: grants, Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,

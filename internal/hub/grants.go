@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,9 +79,21 @@ type Grants struct {
 	mu      sync.Mutex
 	cutter  Cutter
 	all     map[string]*Grant          // by serial
+	owners  map[string]busOwner        // by bus key
 	next    map[string][]string        // by serial: those whose Previous it is
 	pending map[registry.Ground]string // patterns to enforce again, and why
 }
+
+// busOwner is whose a bus key is, and in how many grants. Without it somebody could
+// have credentials issued for another party's key, and that party cut off the bus by
+// their revocation.
+type busOwner struct {
+	id     string
+	grants int
+}
+
+// errBusKeyTaken says that a bus key is that of another party.
+var errBusKeyTaken = errors.New("the bus key is another party's")
 
 // OpenGrants reads the grants that a store holds. A nil now means time.Now.
 func OpenGrants(
@@ -94,7 +107,7 @@ func OpenGrants(
 	}
 	g := &Grants{
 		store: store, registry: reg, bus: bus, now: now, log: log,
-		all: make(map[string]*Grant), next: make(map[string][]string), pending: make(map[registry.Ground]string),
+		all: make(map[string]*Grant), owners: make(map[string]busOwner), next: make(map[string][]string), pending: make(map[registry.Ground]string),
 	}
 	keys, err := store.List(ctx, "grant.")
 	if err != nil {
@@ -112,11 +125,37 @@ func OpenGrants(
 			return nil, fmt.Errorf("read grant %s: %w", key, err)
 		}
 		one.revision = revision
+		g.claim(one.BusKey, one.ID)
 		g.put(one)
 	}
 	// What was deleted while nobody enforced it: the process ended in between.
-	// Bus users need no word here: who comes to the bus shows the certificate first.
 	return g, g.Enforce(ctx, registry.Ground{})
+}
+
+// VoidUsers voids the bus users of what was revoked, which the bus forgets when it
+// ends. Somebody who holds another certificate that is good could use them else.
+// Call it when the organizations have their accounts and nobody is let in yet.
+func (g *Grants) VoidUsers() error {
+	now := g.now()
+	users, good := make(map[string][]string), make(map[string]bool)
+	g.mu.Lock()
+	for _, one := range g.all {
+		switch {
+		case !one.Revoked:
+			good[one.BusKey] = true // of the same process, which came again with a good token
+		case now.Before(one.Expires.Add(grantLeeway)):
+			users[one.Ground.Organization] = append(users[one.Ground.Organization], one.BusKey)
+		}
+	}
+	g.mu.Unlock()
+	var errs []error
+	for org, keys := range users {
+		keys = slices.DeleteFunc(keys, func(key string) bool { return good[key] })
+		if err := g.bus.RevokeUsers(org, keys...); err != nil && !errors.Is(err, embedded.ErrNoAccount) {
+			errs = append(errs, fmt.Errorf("void bus users of organization %s: %w", org, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func grantKey(serial string) string { return "grant." + serial }
@@ -137,17 +176,23 @@ func (g *Grants) Revoked(serial string) bool {
 	return one != nil && one.Revoked
 }
 
-// Issue notes a grant before it is given out. It returns registry.ErrRevoked when
-// its ground has just vanished: the grant must not be given out then. A Previous
-// that is of the same party moves to the new ground with all before it, since the
-// holder of the new ground vouches for it: so a key or token can be replaced
-// and the old one revoked under open streams.
+// Issue notes a grant before it is given out. It must not be given out when there
+// is an error: errBusKeyTaken for the bus key of another party, registry.ErrRevoked
+// when its ground has just vanished. A Previous that is of the same party moves to
+// the new ground with all before it, since the holder of the new ground vouches for
+// it: so a key or token can be replaced and the old one revoked under open streams.
 func (g *Grants) Issue(ctx context.Context, one Grant) error {
 	b, err := json.Marshal(one)
 	if err != nil {
 		return fmt.Errorf("encode grant: %w", err)
 	}
+	if !g.claim(one.BusKey, one.ID) {
+		return errBusKeyTaken
+	}
 	if one.revision, err = g.store.Create(ctx, grantKey(one.Serial), b); err != nil {
+		g.mu.Lock()
+		g.release(one.BusKey)
+		g.mu.Unlock()
 		return fmt.Errorf("note grant: %w", err)
 	}
 	previous := one.Previous
@@ -165,6 +210,28 @@ func (g *Grants) Issue(ctx context.Context, one Grant) error {
 	}
 	g.vouch(ctx, one.Serial, previous)
 	return nil
+}
+
+// claim notes that one more grant has a bus key, unless it is another party's.
+func (g *Grants) claim(key, id string) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	owner, known := g.owners[key]
+	if known && owner.id != id {
+		return false
+	}
+	g.owners[key] = busOwner{id: id, grants: owner.grants + 1}
+	return true
+}
+
+// release undoes a claim; g.mu is held.
+func (g *Grants) release(key string) {
+	owner := g.owners[key]
+	if owner.grants--; owner.grants <= 0 {
+		delete(g.owners, key)
+		return
+	}
+	g.owners[key] = owner
 }
 
 // vouch moves the grants of one process to the ground of its newest.
@@ -341,6 +408,7 @@ func (g *Grants) sweep(ctx context.Context) {
 // forget takes a grant out of the chain of its process; g.mu is held.
 func (g *Grants) forget(one *Grant) {
 	delete(g.all, one.Serial)
+	g.release(one.BusKey)
 	for _, serial := range g.next[one.Serial] {
 		if later := g.all[serial]; later != nil {
 			later.Previous = one.Previous

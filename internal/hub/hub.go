@@ -149,6 +149,9 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if err := orgs.Open(ctx); err != nil {
 		return err
 	}
+	if err := h.grants.VoidUsers(); err != nil {
+		return err
+	}
 	h.api, err = NewAPI(APIOptions{
 		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Bus: h.bus, Presence: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,

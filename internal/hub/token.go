@@ -11,13 +11,14 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
 
-// busKeyLen is the length of the text of a bus key: 'U' and base32 of 35 bytes.
-const busKeyLen = 56
+// maxSerial bounds a serial number in hexadecimal: RFC 5280 §4.1.2.2 has 20 bytes.
+const maxSerial = 40
 
 // tokenProblem returns an error of the token endpoint.
 func tokenProblem(status int, code, detail, hint string) *api.Problem {
@@ -131,8 +132,11 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		return nil, invalidRequest("the certificate request is not good: "+err.Error(), "")
 	}
 	busKey := form.Get("bus_key")
-	if len(busKey) != busKeyLen || busKey[0] != 'U' || strings.Trim(busKey, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") != "" {
+	if bus.ValidateUserKey(busKey) != nil {
 		return nil, invalidRequest("the public key for the bus is not one", "")
+	}
+	if previous := form.Get("previous"); len(previous) > maxSerial || strings.Trim(previous, "0123456789abcdef") != "" {
+		return nil, invalidRequest("the serial number of the previous certificate is not one", "")
 	}
 	now, ttl := a.o.Now(), a.o.CredentialTTL
 	trust := a.o.State.Trust()
@@ -150,6 +154,9 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	})
 	if errors.Is(err, registry.ErrRevoked) {
 		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the %s was revoked just now", caller.Ground(id.Organization))
+	}
+	if errors.Is(err, errBusKeyTaken) {
+		return nil, tokenProblem(http.StatusForbidden, api.ErrorUnauthorized, "the public key for the bus is another party's", "make one of your own")
 	}
 	if err != nil {
 		return nil, err

@@ -119,6 +119,9 @@ func TestExchangeRefused(t *testing.T) {
 		"bad name":      {func(r *api.TokenRequest) { r.Name = "a.b" }, wire.CodeBadRequest, "agent ID"},
 		"wildcard":      {func(r *api.TokenRequest) { r.Replica = ">" }, wire.CodeBadRequest, "replica"},
 		"no csr":        {func(r *api.TokenRequest) { r.CSR = "" }, wire.CodeBadRequest, "certificate request"},
+		"bus checksum":  {func(r *api.TokenRequest) { r.BusKey = busKey[:55] + "5" }, wire.CodeBadRequest, "bus"},
+		"long previous": {func(r *api.TokenRequest) { r.Previous = strings.Repeat("a", 41) }, wire.CodeBadRequest, "serial number"},
+		"no serial":     {func(r *api.TokenRequest) { r.Previous = "../x" }, wire.CodeBadRequest, "serial number"},
 		"bad bus key":   {func(r *api.TokenRequest) { r.BusKey = "A" + busKey[1:] }, wire.CodeBadRequest, "bus"},
 	} {
 		req := tokenRequest(t, good)

@@ -3,6 +3,7 @@ package embedded
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -120,17 +121,19 @@ func (s *Server) RevokeUser(org, userKey string) error { return s.RevokeUsers(or
 
 // RevokeUsers is RevokeUser for many at the price of one.
 func (s *Server) RevokeUsers(org string, userKeys ...string) error {
-	for _, key := range userKeys {
-		if !nkeys.IsValidPublicUserKey(key) {
-			return fmt.Errorf("bus user key %.60q is not one", key)
-		}
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := s.accounts[org]
 	if a == nil {
 		return fmt.Errorf("%w: %s", ErrNoAccount, org)
 	}
+	// A key that is none must not keep the others from being revoked.
+	var errs []error
+	userKeys = slices.DeleteFunc(slices.Clone(userKeys), func(key string) bool {
+		err := bus.ValidateUserKey(key)
+		errs = append(errs, err)
+		return err != nil
+	})
 	if a.revoked == nil {
 		a.revoked = make(map[string]int64)
 	}
@@ -143,7 +146,7 @@ func (s *Server) RevokeUsers(org string, userKeys ...string) error {
 	for _, key := range userKeys {
 		a.revoked[key] = now.Unix()
 	}
-	return s.apply(a)
+	return errors.Join(append(errs, s.apply(a))...)
 }
 
 // MintUser returns a token (a NATS user JWT) by which the holder of userKey may

@@ -242,7 +242,7 @@ func (a *API) limitFailures(r *http.Request, c Caller, err error) (Caller, error
 			Detail: "too many failed attempts from " + source.String(), Hint: "wait, then try with a good token; the last one failed because " + f.Text,
 		}
 	}
-	a.o.Log.Warn("token refused", "path", r.URL.Path, "source", source.String(), "reason", f.Text)
+	a.o.Log.Warn("token refused", "path", clip(r.URL.Path), "source", source.String(), "reason", f.Text)
 	return Caller{}, err
 }
 

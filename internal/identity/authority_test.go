@@ -230,12 +230,21 @@ func forgeLeaf(t *testing.T, a *identity.Authority, keyPEM []byte, id identity.I
 	return cert
 }
 
+func anyone(identity.ID) error { return nil }
+
 func TestInnerTLS(t *testing.T) {
 	a := newAuthority(t, "a.test")
 	agent := issue(t, a, agentID("a.test", "acme", "edge"), time.Hour, now)
 	proxyID := identity.ID{TrustDomain: "a.test", Organization: "acme", Role: identity.RoleProxy, Name: "p", Replica: "r1"}
 	proxy := issue(t, a, proxyID, time.Hour, now)
 	expired := issue(t, a, agent.ID, time.Hour, now.Add(-2*time.Hour))
+	// An organization of the same name at another hub, whose authority is trusted too.
+	b := newAuthority(t, "b.test")
+	foreign := issue(t, b, identity.ID{TrustDomain: "b.test", Organization: "acme", Role: identity.RoleProxy, Name: "p", Replica: "r1"}, time.Hour, now)
+	both := a.Pool()
+	both.AppendCertsFromPEM(b.CertificatePEM())
+	federated, federatedForeign := *agent, *foreign
+	federated.Roots, federatedForeign.Roots = both, both
 	errWrong := errors.New("wrong peer")
 	insist := func(want identity.ID) func(identity.ID) error {
 		return func(got identity.ID) error {
@@ -261,6 +270,14 @@ func TestInnerTLS(t *testing.T) {
 		},
 		"wrong proxy": {
 			identity.InnerClientConfig(hold(proxy), insist(agent.ID)), identity.InnerServerConfig(hold(agent), insist(agent.ID)), isAny, isErr(errWrong),
+		},
+		"proxy of another trust domain": {
+			identity.InnerClientConfig(hold(&federatedForeign), anyone), identity.InnerServerConfig(hold(&federated), anyone),
+			isErr(identity.ErrWrongTrustDomain), isAny,
+		},
+		"agent of another trust domain": {
+			identity.InnerClientConfig(hold(&federated), anyone), identity.InnerServerConfig(hold(&federatedForeign), anyone),
+			isErr(identity.ErrWrongTrustDomain), isAny,
 		},
 		"expired agent": {
 			identity.InnerClientConfig(hold(proxy), insist(agent.ID)), identity.InnerServerConfig(hold(expired), insist(proxyID)), isExpired, isAny,

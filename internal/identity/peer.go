@@ -188,6 +188,10 @@ func innerConfig(creds func() *Credentials, check func(ID) error, usage x509.Ext
 			if err != nil {
 				return err
 			}
+			if id.TrustDomain != own.ID.TrustDomain {
+				// Organizations of the same name at two hubs have nothing in common.
+				return fmt.Errorf("%s is not of trust domain %s: %w", id, own.ID.TrustDomain, ErrWrongTrustDomain)
+			}
 			return check(id)
 		},
 	}

@@ -1,0 +1,291 @@
+package limit
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Book keeps the limits of parties and counts what they use. Make one with NewBook.
+// Safe for concurrent use.
+type Book struct {
+	opt Options
+
+	mu     sync.Mutex
+	set    map[Key]Limits
+	meters map[Key]*meter
+	gone   map[Key]*Totals // of organizations: what the meters of agents and proxies counted before they were forgotten
+	swept  time.Time
+}
+
+// Options is what a Book is made with.
+type Options struct {
+	Defaults Table // for parties without limits of their own
+
+	// Hint, if not nil, says what to do about a refusal.
+	Hint func(*Refusal) string
+
+	// Refused, if not nil, is told of refusals: of each party and kind, once a
+	// minute at most. It must not call the book.
+	Refused func(*Refusal)
+}
+
+const (
+	sweepEvery = time.Minute // how often meters of parties that are gone are forgotten
+	idleTime   = time.Minute // how long one that nothing uses is kept: longer than its bursts
+	tellEvery  = time.Minute
+)
+
+// NewBook returns a book in which nobody has limits of their own.
+func NewBook(opt Options) *Book {
+	return &Book{
+		opt: opt, set: make(map[Key]Limits), meters: make(map[Key]*meter), gone: make(map[Key]*Totals), swept: time.Now(),
+	}
+}
+
+// Enter counts in a stream or pipe of an organization, between a proxy and an agent;
+// empty names are left out. The error says which limit forbids it; then nothing has
+// changed. Otherwise Leave must follow.
+func (b *Book) Enter(u Unit, organization, agent, proxy string) (*Use, *Refusal) {
+	if b == nil {
+		return nil, nil
+	}
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sweep(now)
+	use := &Use{book: b, unit: u}
+	for _, key := range [...]Key{{Proxy, organization, proxy}, {Agent, organization, agent}, {Organization, organization, ""}} {
+		if key.Level != Organization && key.Name == "" || key.Organization == "" {
+			continue
+		}
+		m := b.meter(key, now)
+		if refusal := m.enter(u, now); refusal != nil {
+			for _, entered := range use.chain[:use.length] {
+				entered.undo(u, now)
+			}
+			b.tell(m, refusal, now)
+			return nil, refusal
+		}
+		use.chain[use.length] = m
+		use.length++
+	}
+	return use, nil
+}
+
+func (b *Book) leave(u *Use) {
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range u.chain[:u.length] {
+		m.leave(u.unit, now)
+	}
+}
+
+// Admit says whether a party that has so many of a kind may have one more. Whoever
+// asks does the counting.
+func (b *Book) Admit(key Key, k Kind, have int) *Refusal {
+	if b == nil {
+		return nil
+	}
+	now := time.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	m := b.meter(key, now)
+	if v := m.limits.Get(k); v <= 0 || int64(have) < int64(v) {
+		return nil
+	}
+	refusal := m.refuse(k, 0, now)
+	b.tell(m, refusal, now)
+	return refusal
+}
+
+// tell completes a refusal and reports it; mu is held.
+func (b *Book) tell(m *meter, r *Refusal, now time.Time) {
+	if b.opt.Hint != nil {
+		r.Hint = b.opt.Hint(r)
+	}
+	if b.opt.Refused != nil && now.Sub(m.told[r.Kind]) >= tellEvery {
+		m.told[r.Kind] = now
+		b.opt.Refused(r)
+	}
+}
+
+// meter returns a party's meter; mu is held.
+func (b *Book) meter(key Key, now time.Time) *meter {
+	m := b.meters[key]
+	if m == nil {
+		m = &meter{key: key, used: now}
+		m.set(b.limits(key), now)
+		b.meters[key] = m
+	}
+	return m
+}
+
+func (b *Book) limits(key Key) Limits { return b.set[key].Or(b.opt.Defaults[key.Level]) }
+
+// Set gives a party limits of its own; what they leave unset is as by default. They
+// hold at once, also for what is open: streams are not cut, but none is added.
+func (b *Book) Set(key Key, l Limits) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if l == (Limits{}) {
+		delete(b.set, key)
+	} else {
+		b.set[key] = l
+	}
+	b.follow(key)
+}
+
+// SetDefaults changes the limits of all that have none of their own.
+func (b *Book) SetDefaults(t Table) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.opt.Defaults = t
+	for key := range b.meters {
+		b.follow(key)
+	}
+}
+
+// follow makes a party's meter hold to what is set; mu is held.
+func (b *Book) follow(key Key) {
+	if m := b.meters[key]; m != nil && m.limits != b.limits(key) {
+		m.set(b.limits(key), time.Now())
+	}
+}
+
+// Limits returns the limits that hold for a party.
+func (b *Book) Limits(key Key) Limits {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.limits(key)
+}
+
+// Forget removes what an organization and its parties have set and used. What is
+// open still counts nowhere else.
+func (b *Book) Forget(organization string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range b.set {
+		if key.Organization == organization {
+			delete(b.set, key)
+		}
+	}
+	for key := range b.meters {
+		if key.Organization == organization {
+			delete(b.meters, key)
+		}
+	}
+	for key := range b.gone {
+		if key.Organization == organization {
+			delete(b.gone, key)
+		}
+	}
+}
+
+// sweep forgets the meters of agents and proxies that nothing uses, lest names that
+// come and go fill the memory; mu is held.
+func (b *Book) sweep(now time.Time) {
+	if now.Sub(b.swept) < sweepEvery {
+		return
+	}
+	b.swept = now
+	for key, m := range b.meters {
+		if key.Level == Organization || m.streams+m.pipes > 0 || now.Sub(m.used) < idleTime {
+			continue
+		}
+		sum := Key{Level: key.Level, Organization: key.Organization}
+		if b.gone[sum] == nil {
+			b.gone[sum] = &Totals{}
+		}
+		b.gone[sum].add(m)
+		delete(b.meters, key)
+	}
+}
+
+// Totals is what has happened since the start.
+type Totals struct {
+	Refused   [Kinds]uint64 // by Kind
+	Throttled time.Duration // that bytes have waited, summed over all that waited
+}
+
+func (t *Totals) add(m *meter) {
+	for k, n := range m.refused {
+		t.Refused[k] += n
+	}
+	t.Throttled += time.Duration(m.throttled.Load())
+}
+
+// Usage is what a party uses now, and may use.
+type Usage struct {
+	Key
+	Own     Limits // set for this party
+	Limits  Limits // that hold
+	Streams int64
+	Pipes   int64
+	Totals
+}
+
+// Usage returns what the parties of an organization use that have limits of their
+// own or were heard of lately, and the organization itself, which comes first.
+func (b *Book) Usage(organization string) []Usage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	keys := map[Key]bool{{Level: Organization, Organization: organization}: true}
+	for key := range b.set {
+		keys[key] = true
+	}
+	for key := range b.meters {
+		keys[key] = true
+	}
+	all := make([]Usage, 0, len(keys))
+	for key := range keys {
+		if key.Organization != organization {
+			continue
+		}
+		u := Usage{Key: key, Own: b.set[key], Limits: b.limits(key)}
+		if m := b.meters[key]; m != nil {
+			u.Streams, u.Pipes = m.streams, m.pipes
+			u.add(m)
+		}
+		all = append(all, u)
+	}
+	slices.SortFunc(all, func(a, b Usage) int {
+		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+// Sum returns what each organization uses, and what its agents and its proxies have
+// been refused together: entries with an empty Name. It is for metrics.
+func (b *Book) Sum() []Usage {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sums := make(map[Key]*Usage)
+	at := func(key Key) *Usage {
+		key.Name = ""
+		if sums[key] == nil {
+			sums[key] = &Usage{Key: key}
+		}
+		return sums[key]
+	}
+	for key, t := range b.gone {
+		at(key).Totals = *t
+	}
+	for key, m := range b.meters {
+		u := at(key)
+		u.add(m)
+		if key.Level == Organization {
+			u.Limits, u.Own, u.Streams, u.Pipes = m.limits, b.set[key], m.streams, m.pipes
+		}
+	}
+	all := make([]Usage, 0, len(sums))
+	for _, u := range sums {
+		all = append(all, *u)
+	}
+	slices.SortFunc(all, func(a, b Usage) int {
+		return cmp.Or(cmp.Compare(a.Organization, b.Organization), cmp.Compare(a.Level, b.Level))
+	})
+	return all
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
 )
@@ -50,7 +51,16 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 		r.refuse(conn, tc, refusal)
 		log.Log(ctx, refusalLevel(refusal), "join refused", "error", refusal)
 	case second:
+		use, refusal := r.enter(peer, self)
+		if refusal != nil {
+			peer.met <- outcome{refusal: refusal}
+			r.cfg.Metrics.Paired(refusal)
+			r.refuse(conn, tc, refusal)
+			log.Debug("join refused", "error", refusal)
+			return
+		}
 		if failed := r.answer(self, peer); failed != nil {
+			use.Leave()
 			peer.met <- outcome{refusal: failed}
 			r.drop(conn)
 			log.Info("join failed", "error", failed)
@@ -61,7 +71,7 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 			peer.met <- outcome{peer: self}
 			return
 		}
-		pair := r.newPair()
+		pair := r.newPair(use)
 		peer.met <- outcome{peer: self, pair: pair}
 		r.move(pair, peer.bare, conn)
 	case peer.outer == nil:
@@ -72,12 +82,28 @@ func (r *Relay) servePipe(ctx context.Context, conn net.Conn, tc *tls.Conn, rc *
 }
 
 // refusalLevel is how much a refused JOIN matters to who runs the relay: one that
-// is shutting down refuses all, and a peer that did not come is its own story.
+// is shutting down refuses all, a peer that did not come is its own story, and of
+// limits the hub tells once in a while.
 func refusalLevel(f *wire.Failure) slog.Level {
-	if f.Code == wire.CodeDraining || f.Code == wire.CodeTicketExpired {
+	if f.Code == wire.CodeDraining || f.Code == wire.CodeTicketExpired || f.Code == wire.CodeOverloaded {
 		return slog.LevelDebug
 	}
 	return slog.LevelInfo
+}
+
+// enter counts a pipe of two parties in, or says which limit forbids it.
+func (r *Relay) enter(a, b *party) (*limit.Use, *wire.Failure) {
+	if a.outer == nil || b.outer == nil {
+		return nil, nil // the hub's own proxy counts its streams
+	}
+	if a.id.Role == identity.RoleAgent {
+		a, b = b, a
+	}
+	use, refusal := r.cfg.Limits.Enter(limit.OnePipe, a.id.Organization, b.id.Name, a.id.Name)
+	if refusal != nil {
+		return nil, refusal.Failure(wire.LegRelay)
+	}
+	return use, nil
 }
 
 // JoinLocal presents a ticket for the hub's own proxy, which needs no connection
@@ -161,10 +187,15 @@ type pair struct {
 	moving  atomic.Int32
 	bytes   atomic.Int64
 	sampled int64 // bytes at the last call of Busy; guarded by Relay.mu
+	use     *limit.Use
+	ended   atomic.Bool // there is no use in waiting for a turn any more
 }
 
-func (r *Relay) newPair() *pair {
-	p := &pair{}
+// Alive implements limit.Living.
+func (p *pair) Alive() bool { return !p.ended.Load() }
+
+func (r *Relay) newPair(use *limit.Use) *pair {
+	p := &pair{use: use}
 	p.moving.Store(2)
 	r.mu.Lock()
 	r.pairs[p] = struct{}{}
@@ -179,7 +210,7 @@ const lastTime = 10 * time.Second
 // move moves bytes from src, this goroutine's own connection, to dst until src
 // ends. The second of the two goroutines to finish closes both.
 func (r *Relay) move(p *pair, dst, src net.Conn) {
-	err := r.splicer.copy(dst, src, &p.bytes)
+	err := r.splicer.copy(dst, src, p)
 	if err == nil {
 		if tcp, ok := dst.(*net.TCPConn); ok {
 			_ = tcp.CloseWrite()
@@ -188,12 +219,14 @@ func (r *Relay) move(p *pair, dst, src net.Conn) {
 			_ = dst.Close()
 		}
 	} else {
+		p.ended.Store(true)
 		_ = dst.Close()
 		_ = src.Close()
 	}
 	if p.moving.Add(-1) == 0 {
 		r.drop(dst)
 		r.drop(src)
+		p.use.Leave()
 		r.mu.Lock()
 		delete(r.pairs, p)
 		r.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
@@ -42,6 +43,10 @@ type Config struct {
 	Metrics     *observe.Relay // nil for none
 
 	MaxUnproved, MaxUnprovedPerSource int // 0 for the defaults
+
+	// Limits counts in the pipes that are joined here and paces their bytes; nil for
+	// no limits. Pipes of JoinLocal are left to the hub's own proxies.
+	Limits *limit.Book
 
 	// How long a TLS handshake may take, how long JOIN may be in coming or its
 	// answer in going, and how long the first bearer of a ticket waits for the second;
@@ -246,6 +251,9 @@ func (r *Relay) Close() {
 	r.done = true
 	for c := range r.conns {
 		_ = c.Close()
+	}
+	for p := range r.pairs {
+		p.ended.Store(true)
 	}
 	r.mu.Unlock()
 	r.end()

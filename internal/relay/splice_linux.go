@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -73,12 +72,12 @@ func (p kernelPipe) close() {
 }
 
 // copy moves bytes from src to dst until src ends (nil) or either fails, and adds
-// what reached dst to moved as it goes.
-func (s *splicer) copy(dst, src net.Conn, moved *atomic.Int64) error {
+// what reached dst to those of the pair as it goes, which may hold them up.
+func (s *splicer) copy(dst, src net.Conn, p *pair) error {
 	d, dok := dst.(*net.TCPConn)
 	c, cok := src.(*net.TCPConn)
 	if !dok || !cok {
-		return copyPlain(dst, src, moved)
+		return copyPlain(dst, src, p)
 	}
 	dstRaw, err := d.SyscallConn()
 	if err != nil {
@@ -88,19 +87,19 @@ func (s *splicer) copy(dst, src net.Conn, moved *atomic.Int64) error {
 	if err != nil {
 		return err
 	}
-	t := transfer{s: s}
+	t := transfer{s: s, pace: pace{pair: p}}
 	t.in, t.out = t.fill, t.drain
 	for {
-		if err := srcRaw.Read(t.in); err != nil {
+		if err := t.next(srcRaw); err != nil {
 			return err
 		}
-		if t.err != nil || t.held == 0 {
-			return t.err
+		if t.held == 0 {
+			return nil
 		}
 		for t.held > 0 && t.err == nil {
 			before := t.held
 			err := dstRaw.Write(t.out)
-			moved.Add(int64(before - t.held))
+			p.bytes.Add(int64(before - t.held))
 			if err != nil && t.err == nil {
 				t.err = err
 			}
@@ -116,18 +115,55 @@ func (s *splicer) copy(dst, src net.Conn, moved *atomic.Int64) error {
 // transfer is the state of one direction between the calls of the runtime.
 type transfer struct {
 	s       *splicer
+	pace    pace
+	most    int  // that fill takes
+	look    bool // fill is only to look how much there is
+	ready   int  // that fill saw
 	pipe    kernelPipe
 	held    int // bytes in pipe
 	err     error
 	in, out func(fd uintptr) bool
 }
 
+// next takes bytes from the source: none at its end. Where there is a limit, it
+// waits before it takes them, so that those who wait hold no kernel pipe.
+func (t *transfer) next(src syscall.RawConn) error {
+	t.most, t.look, t.ready = spliceLen, t.pace.limited(), 0
+	if t.look {
+		t.most = t.pace.pair.use.Chunk(spliceLen)
+	}
+	if err := src.Read(t.in); err != nil {
+		return err
+	}
+	if t.ready > 0 {
+		if err := t.pace.wait(t.ready); err != nil {
+			return err
+		}
+		t.most, t.look = t.ready, false
+		if err := src.Read(t.in); err != nil {
+			return err
+		}
+	} else if t.held > 0 && t.pace.limited() { // it came between the look and the taking, or the limit did
+		if err := t.pace.wait(t.held); err != nil {
+			t.pipe.close()
+			return err
+		}
+	}
+	return t.err
+}
+
 // fill is called when the source may be readable.
 func (t *transfer) fill(fd uintptr) bool {
+	if t.look {
+		if n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ); err == nil && n > 0 {
+			t.ready = min(n, t.most)
+			return true
+		}
+	}
 	if t.pipe, t.err = t.s.get(); t.err != nil {
 		return true
 	}
-	n, err := splice(int(fd), t.pipe.w, spliceLen)
+	n, err := splice(int(fd), t.pipe.w, t.most)
 	if n > 0 {
 		t.held = n
 		return true

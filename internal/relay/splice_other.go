@@ -2,14 +2,11 @@
 
 package relay
 
-import (
-	"net"
-	"sync/atomic"
-)
+import "net"
 
 // splicer moves bytes between sockets by way of user space.
 type splicer struct{}
 
-func (*splicer) copy(dst, src net.Conn, moved *atomic.Int64) error { return copyPlain(dst, src, moved) }
+func (*splicer) copy(dst, src net.Conn, p *pair) error { return copyPlain(dst, src, p) }
 
 func (*splicer) close() {}

@@ -10,6 +10,7 @@ import (
 
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/stream"
@@ -39,6 +40,10 @@ type DialerConfig struct {
 	// Join presents a ticket at the relay and returns the bare connection to its
 	// other bearer.
 	Join func(ctx context.Context, t wire.Ticket) (net.Conn, error)
+
+	// Limits, if not nil, counts in each stream that is opened and paces its bytes.
+	Limits *limit.Book
+	Name   string // of this proxy, for Limits
 
 	Streams *observe.Streams // nil for none
 	Pipes   *observe.Pipes   // nil for none
@@ -157,17 +162,37 @@ func (d *Dialer) pool(key replicaKey) *replica {
 // agent's replicas. Errors are *wire.Failure.
 func (d *Dialer) Open(ctx context.Context, r Request) (Stream, error) {
 	start := time.Now()
-	s, err := d.open(ctx, r)
+	s, use, err := d.openWithin(ctx, r)
 	d.cfg.Streams.Opened(err, time.Since(start))
 	if err != nil {
 		return nil, wire.AsFailure(err, wire.LegProxy)
 	}
-	return &conversation{Stream: s, streams: d.cfg.Streams}, nil
+	return &conversation{Stream: s, use: use, streams: d.cfg.Streams}, nil
+}
+
+// openWithin is open within the limits.
+func (d *Dialer) openWithin(ctx context.Context, r Request) (*stream.Stream, *limit.Use, error) {
+	agent := r.Agent.Agent
+	if d.cfg.Limits != nil && len(d.dir.Replicas(agent)) == 0 {
+		agent = "" // clients may make up what they like; nothing is kept for it
+	}
+	use, refusal := d.cfg.Limits.Enter(limit.OneStream, d.cfg.Organization, agent, d.cfg.Name)
+	if refusal != nil {
+		return nil, nil, refusal.Failure(wire.LegHub)
+	}
+	s, err := d.open(ctx, r)
+	if err != nil {
+		use.Leave()
+		return nil, nil, err
+	}
+	s.Limit(use)
+	return s, use, nil
 }
 
 // conversation is a stream as the front ends know it, counted once.
 type conversation struct {
 	*stream.Stream
+	use     *limit.Use
 	streams *observe.Streams
 	once    sync.Once
 }
@@ -175,13 +200,13 @@ type conversation struct {
 // Carry joins the stream to a client's connection.
 func (c *conversation) Carry(local net.Conn, early []byte) (Stats, error) {
 	s, err := c.Stream.Carry(local, early, wire.LegClient)
-	c.once.Do(func() { c.streams.Closed(err) })
+	c.once.Do(func() { c.streams.Closed(err); c.use.Leave() })
 	return Stats{BytesIn: s.In, BytesOut: s.Out}, err
 }
 
 // Close ends the stream.
 func (c *conversation) Close() error {
-	c.once.Do(func() { c.streams.Closed(nil) })
+	c.once.Do(func() { c.streams.Closed(nil); c.use.Leave() })
 	return c.Stream.Close()
 }
 
@@ -212,7 +237,9 @@ func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, error) 
 		switch {
 		case ctx.Err() != nil:
 			return nil, err
-		case f.Code == wire.CodeDraining, f.Code == wire.CodeOverloaded && f.Leg != wire.LegRelay:
+		case f.Code == wire.CodeOverloaded && f.Leg == wire.LegRelay: // as with any other replica
+			return nil, err
+		case f.Code == wire.CodeDraining, f.Code == wire.CodeOverloaded:
 			avoid[r.key] = true
 		case !joined: // nothing leads to this replica now: nobody has heard of the stream
 			avoid[r.key] = true

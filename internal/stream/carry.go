@@ -152,6 +152,7 @@ func (c *carry) forward() error {
 		}
 	}
 	s.host.Count(n, 0)
+	s.pace(n)
 	n, err := c.local.Write(buf[:n])
 	c.stats.In += int64(n)
 	if err != nil {
@@ -175,6 +176,7 @@ func (c *carry) outward(early []byte) {
 	for {
 		buf, n, err := src.Read()
 		if buf != nil {
+			s.pace(n)
 			serr := c.send(buf, n, err == io.EOF)
 			s.host.Buffers().Put(buf)
 			if serr != nil {

@@ -35,11 +35,11 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 	return s.p.SetWriteDeadline(t)
 }
 
-// limit is a deadline as the stream remembers it. The socket's own would not be
+// deadline is one as the stream remembers it. The socket's own would not be
 // asked when bytes lie ready, or when there is room for them, short of the network.
-type limit struct{ nanos atomic.Int64 }
+type deadline struct{ nanos atomic.Int64 }
 
-func (l *limit) set(t time.Time) {
+func (l *deadline) set(t time.Time) {
 	if t.IsZero() {
 		l.nanos.Store(0)
 	} else {
@@ -47,7 +47,7 @@ func (l *limit) set(t time.Time) {
 	}
 }
 
-func (l *limit) passed() bool {
+func (l *deadline) passed() bool {
 	n := l.nanos.Load()
 	return n != 0 && n <= time.Now().UnixNano()
 }

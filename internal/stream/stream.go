@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
 )
@@ -49,8 +50,8 @@ type Stream struct {
 	writeErr error
 
 	dmu        sync.Mutex // orders deadlines against the end
-	readLimit  limit
-	writeLimit limit
+	readLimit  deadline
+	writeLimit deadline
 
 	peerDone atomic.Bool // the peer sent EOF
 	peerGone atomic.Bool // the peer reads no more: EOF with FlagClosed
@@ -58,6 +59,7 @@ type Stream struct {
 	finished atomic.Bool
 	reason   atomic.Pointer[wire.Failure] // of the first RESET, ours or the peer's
 	carrying atomic.Pointer[carry]        // set by Carry
+	use      *limit.Use                   // nil for no limits
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -71,6 +73,22 @@ type addr string
 
 func (addr) Network() string  { return "postern" }
 func (a addr) String() string { return string(a) }
+
+// Limit makes the stream's bytes wait for what a use may take. Call it before the
+// first byte; whoever admitted the use also ends it, after the stream.
+func (s *Stream) Limit(u *limit.Use) { s.use = u }
+
+// pace waits until n bytes may pass. It is no error to give up: what follows finds
+// out that the stream has ended.
+func (s *Stream) pace(n int) {
+	if s.use.Throttled() {
+		s.use.Take(n, s)
+	}
+}
+
+// Alive reports whether the stream may still move bytes; it implements
+// limit.Living.
+func (s *Stream) Alive() bool { return !s.closed.Load() && s.p.Dead() == nil }
 
 // ID returns the stream's ID, for logs and audit.
 func (s *Stream) ID() wire.StreamID { return s.id }
@@ -103,6 +121,7 @@ func (s *Stream) Read(b []byte) (int, error) {
 		return 0, s.closedError(err)
 	}
 	n, err := s.take(b)
+	s.pace(n)
 	return n, s.closedError(err)
 }
 
@@ -201,6 +220,7 @@ func (s *Stream) Write(b []byte) (int, error) {
 		if n == 0 {
 			break
 		}
+		s.pace(n)
 		accepted, err := s.send(buf[:wire.HeaderLen+n])
 		if accepted {
 			total += n

@@ -157,7 +157,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			failed <- err
 		}
 	})
-	stop, err := p.Bus.ServeMeet(a.cfg.AgentID, a.cfg.Name, a.meet)
+	stop, err := p.Bus.ServeMeet(a.cfg.AgentID, a.cfg.Name, a.epoch, a.meet)
 	if err == nil {
 		a.log.Info("ready", "hub", p.Uplink.Endpoint().Address(), "identity", p.Credentials().ID)
 		if a.opt.Health != nil {

@@ -175,7 +175,7 @@ func request() bus.MeetRequest {
 
 func serve(t *testing.T, c *bus.Conn, agent, replica string, h func(bus.MeetRequest) error) func() {
 	t.Helper()
-	stop, err := c.ServeMeet(agent, replica, h)
+	stop, err := c.ServeMeet(agent, replica, "", h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,9 +240,50 @@ func TestMeet(t *testing.T) {
 	agent.Close()
 	proxy.Close()
 	wantFailure(t, proxy.Meet(t.Context(), "a", "1", want), wire.LegBus, wire.CodeCanceled)
-	if _, err := agent.ServeMeet("a", "1", nil); err == nil {
+	if _, err := agent.ServeMeet("a", "1", "", nil); err == nil {
 		t.Error("served on a closed connection")
 	}
+}
+
+// TestMeetReachesTheRightLife has two lives of one replica on the bus, one of which may
+// be the ghost of a process that is gone: a request reaches the one that it is for, each
+// time.
+func TestMeetReachesTheRightLife(t *testing.T) {
+	h := newHub(t)
+	party := h.party("acme", identity.RoleAgent, "a", "1", time.Hour)
+	proxy := h.party("acme", identity.RoleProxy, "p", "1", time.Hour).connect()
+	heard := make(map[string]int)
+	var mu sync.Mutex
+	for _, epoch := range []string{"ghost", "living"} {
+		c := party.connect()
+		stop, err := c.ServeMeet("a", "1", epoch, func(bus.MeetRequest) error {
+			mu.Lock()
+			defer mu.Unlock()
+			heard[epoch]++
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		if _, err := c.RTT(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := request()
+	r.Epoch = "living"
+	for range 20 {
+		if err := proxy.Meet(t.Context(), "a", "1", r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if heard["ghost"] != 0 || heard["living"] != 20 {
+		t.Errorf("of 20 requests to one life, heard: %v", heard)
+	}
+	r.Epoch, r.Expires = "another", 50*time.Millisecond
+	wantFailure(t, proxy.Meet(t.Context(), "a", "1", r), wire.LegBus, wire.CodeTimeout)
 }
 
 func TestMeetTimesOut(t *testing.T) {

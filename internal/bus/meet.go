@@ -32,6 +32,7 @@ const (
 // MeetRequest asks an agent's replica to come to a relay and join the pipes
 // that the tickets stand for.
 type MeetRequest struct {
+	Epoch   string        // which life of the replica is asked, of its Presence; empty: any
 	Relay   string        // connect URL; empty: the agent's own
 	Tickets []wire.Ticket // one per pipe, 1 to MaxTickets
 	Proxy   string        // the SPIFFE ID of who asks, for the agent's log; the inner TLS proves it
@@ -41,6 +42,7 @@ type MeetRequest struct {
 // meetMessage is a MeetRequest as JSON on subject meet.AGENT.REPLICA. Unknown
 // members are ignored: the other side may be newer.
 type meetMessage struct {
+	Epoch     string        `json:"epoch,omitempty"`
 	Relay     string        `json:"relay,omitempty"`
 	Tickets   []wire.Ticket `json:"tickets"`
 	Proxy     string        `json:"proxy,omitempty"`
@@ -61,7 +63,7 @@ type failureJSON struct {
 }
 
 func encodeMeet(r MeetRequest) ([]byte, error) {
-	m := meetMessage{Relay: r.Relay, Tickets: r.Tickets, Proxy: r.Proxy, ExpiresMS: r.Expires.Milliseconds()}
+	m := meetMessage{Epoch: r.Epoch, Relay: r.Relay, Tickets: r.Tickets, Proxy: r.Proxy, ExpiresMS: r.Expires.Milliseconds()}
 	if err := m.check(); err != nil {
 		return nil, err
 	}
@@ -76,13 +78,15 @@ func decodeMeet(data []byte) (MeetRequest, error) {
 	if err := m.check(); err != nil {
 		return MeetRequest{}, err
 	}
-	return MeetRequest{Relay: m.Relay, Tickets: m.Tickets, Proxy: m.Proxy, Expires: time.Duration(m.ExpiresMS) * time.Millisecond}, nil
+	return MeetRequest{Epoch: m.Epoch, Relay: m.Relay, Tickets: m.Tickets, Proxy: m.Proxy, Expires: time.Duration(m.ExpiresMS) * time.Millisecond}, nil
 }
 
 func (m *meetMessage) check() error {
 	switch {
 	case len(m.Tickets) == 0 || len(m.Tickets) > MaxTickets:
 		return fmt.Errorf("meet request has %d tickets; want 1 to %d", len(m.Tickets), MaxTickets)
+	case len(m.Epoch) > maxWord:
+		return errors.New("meet request has too long an epoch")
 	case len(m.Relay) > maxRelayURL:
 		return errors.New("meet request has too long a relay URL")
 	case len(m.Proxy) > maxProxyID:
@@ -166,16 +170,19 @@ func (c *Conn) Meet(ctx context.Context, agent, replica string, r MeetRequest) e
 }
 
 // ServeMeet lets h answer the requests to one replica: h's error goes back to
-// the asker, best as a *wire.Failure. It is called concurrently, up to 256 times
+// the asker, best as a *wire.Failure. Each life of a replica, which its epoch names, hears
+// all requests and answers its own: were they spread, some would go to the ghost of a
+// process that is frozen or gone and whose connection has not ended. h is called concurrently, up to 256 times
 // at once, and should return as soon as it knows whether it will come to the
 // relay. stop ends the service and waits for the handlers.
-func (c *Conn) ServeMeet(agent, replica string, h func(MeetRequest) error) (stop func(), err error) {
+func (c *Conn) ServeMeet(agent, replica, epoch string, h func(MeetRequest) error) (stop func(), err error) {
 	if err := errors.Join(identity.ValidateName("agent ID", agent), identity.ValidateName("replica", replica)); err != nil {
 		return nil, err
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, maxMeetings)
-	unsubscribe, err := c.subscribe(meetSubject(agent, replica), meetingQueue, func(l *link, m *nats.Msg) {
+	// The queue is for the two connections of one life while it renews its credentials.
+	unsubscribe, err := c.subscribe(meetSubject(agent, replica), meetingQueue+epoch, func(l *link, m *nats.Msg) {
 		respond := func(err error) {
 			if err := m.Respond(encodeReply(err)); err != nil {
 				c.log.Debug("bus reply not sent", "subject", m.Subject, "error", err)
@@ -185,6 +192,9 @@ func (c *Conn) ServeMeet(agent, replica string, h func(MeetRequest) error) (stop
 		if err != nil {
 			respond(wire.Fail(wire.LegAgent, wire.CodeBadRequest, "%s", err))
 			return
+		}
+		if r.Epoch != "" && r.Epoch != epoch {
+			return // whoever asks hears from us soon, if the other one is gone
 		}
 		select {
 		case slots <- struct{}{}:

@@ -38,7 +38,7 @@ func (a *Agent) fields() []*Field {
 	all = append(all,
 		organizationsField(),
 		allowField(&a.Allow), denyField(&a.Deny), policyFileField(&a.PolicyFile),
-		text("zone", "ZONE", &a.Zone, "where this replica runs; proxies of the same zone prefer it"),
+		text("zone", "ZONE", &a.Zone, "where this process runs; a proxy prefers the agents' replicas of its own zone"),
 	)
 	return append(all, a.tail()...)
 }

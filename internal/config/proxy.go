@@ -13,6 +13,7 @@ type Listeners struct {
 	CredentialsFile string   // lines of USER:PASSWORD; clients must show one of them
 	RequireToken    bool     // clients must show a robot token of the organization as password
 	Suffix          string   // domain of HOST.AGENT.SUFFIX
+	Zone            string   // where the proxy runs; it prefers replicas of the same zone
 }
 
 func (l *Listeners) fields() []*Field {
@@ -23,6 +24,7 @@ func (l *Listeners) fields() []*Field {
 		text("credentials-file", "FILE", &l.CredentialsFile, "lines of USER:PASSWORD, one of which HTTP and SOCKS5 clients must show"),
 		toggle("require-token", &l.RequireToken, "HTTP and SOCKS5 clients must show a robot token of the organization as password, on loopback too"),
 		text("suffix", "DOMAIN", &l.Suffix, "domain for host names that name their agent: HOST.AGENT.DOMAIN"),
+		text("zone", "ZONE", &l.Zone, "where this process runs; a proxy prefers the agents' replicas of its own zone"),
 	}
 }
 
@@ -48,6 +50,9 @@ func (l *Listeners) check(c *checker, robots bool) {
 		}
 	}
 	c.host("suffix", l.Suffix)
+	if l.Zone != "" {
+		c.name("zone", "zone", l.Zone)
+	}
 }
 
 // Proxy is the settings of a proxy of its own process.

@@ -140,7 +140,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		State: h.state, Grants: h.grants, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
 	})
 	h.tenants = &tenants{
-		state: h.state, bus: h.bus, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
+		state: h.state, bus: h.bus, zone: h.cfg.Zone, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
 	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })

@@ -29,6 +29,7 @@ const ownProxy = "hub"
 type tenants struct {
 	state   *State
 	bus     *embedded.Server
+	zone    string
 	join    func(ctx context.Context, t wire.Ticket, id identity.ID) (net.Conn, error)
 	streams *observe.Streams
 	pipes   *observe.Pipes
@@ -78,7 +79,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		return err
 	}
 	dialer, err := proxy.NewDialer(own, proxy.DialerConfig{
-		Organization: org, Node: t.state.Node(), Bus: conn,
+		Organization: org, Zone: t.zone, Node: t.state.Node(), Bus: conn,
 		Credentials: func() *identity.Credentials { c, _ := creds.current(); return c },
 		Join:        func(ctx context.Context, ticket wire.Ticket) (net.Conn, error) { return t.join(ctx, ticket, id) },
 		Streams:     t.streams, Pipes: t.pipes, Log: t.log.With("organization", org),

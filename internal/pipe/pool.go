@@ -64,6 +64,7 @@ type Pool struct {
 	failed   time.Time
 	failures int       // rounds of joins in a row that brought nothing
 	retry    time.Time // when to try again to be warm
+	proven   bool      // the latest join brought a pipe, and none fell silent since
 }
 
 type idlePipe struct {
@@ -237,7 +238,7 @@ func (p *Pool) deliver(pipe *Pipe, err error) {
 
 // note remembers how a join went; the caller holds mu.
 func (p *Pool) note(err error) {
-	p.failure = err
+	p.failure, p.proven = err, err == nil
 	if err == nil {
 		p.failures, p.retry = 0, time.Time{}
 		return
@@ -282,6 +283,9 @@ func (p *Pool) inspect() {
 		keep := sound && e.silent < SilentBeats && !(spare && time.Since(e.since) > p.cfg.IdleTimeout)
 		p.mu.Lock()
 		p.busy--
+		if e.silent >= SilentBeats {
+			p.proven = false
+		}
 		switch {
 		case !keep:
 			e.pipe.Close()
@@ -315,6 +319,19 @@ func (p *Pool) close() {
 		w <- delivery{err: wire.Fail(wire.LegAgent, wire.CodeNoAgent, "the replica is gone")}
 	}
 	p.waiting = nil
+}
+
+// Sound reports whether whoever asks for a pipe can expect one soon: an idle one shows
+// signs of life, or there is none because all are in use. A pool that has not joined
+// one yet, that could not at last, or whose pipes have fallen silent, is not sound; it
+// goes on trying by itself, while it runs.
+func (p *Pool) Sound() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.idle); n > 0 {
+		return p.idle[n-1].silent < suspect
+	}
+	return p.proven
 }
 
 // PoolStats counts a pool's pipes.

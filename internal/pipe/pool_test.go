@@ -177,3 +177,33 @@ func TestPoolBounds(t *testing.T) {
 		t.Error("a fourth pipe of three, with a time limit")
 	}
 }
+
+// TestPoolTellsWhetherItIsSound: a pool is sound once it has joined a pipe, no more when
+// it has none and could not join one, and again when it can.
+func TestPoolTellsWhetherItIsSound(t *testing.T) {
+	p := pipe.NewPool(pipe.PoolConfig{})
+	if p.Sound() {
+		t.Error("a pool that has joined nothing yet is sound")
+	}
+	p, m := newPool(t, pipe.PoolConfig{})
+	q, err := p.Get(t.Context())
+	if err != nil || !p.Sound() {
+		t.Errorf("a pool that lends a pipe is not sound (%v)", err)
+	}
+	m.fail.Store(wire.Fail(wire.LegAgent, wire.CodeNoAgent, "nobody is there"))
+	p.Put(q, false)
+	for err == nil {
+		_, err = p.Get(t.Context())
+	}
+	if p.Sound() {
+		t.Error("a pool that can join none is sound")
+	}
+	m.fail.Store(nil)
+	for err != nil {
+		q, err = p.Get(t.Context())
+	}
+	if !p.Sound() {
+		t.Error("a pool that joins again is not sound")
+	}
+	p.Put(q, true)
+}

@@ -23,8 +23,7 @@ func (d *Dialer) shun(key replicaKey) {
 	}
 }
 
-// pick chooses a replica: of two drawn at random, in our own zone if there are
-// any, the one with fewer streams, or the nearer one when they are equal.
+// pick chooses a replica, and waits for one while agents are still being heard of.
 func (d *Dialer) pick(ctx context.Context, agent string, avoid map[replicaKey]bool) (*replica, error) {
 	for {
 		changed := d.dir.Changed()
@@ -68,7 +67,8 @@ func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bu
 		return nil, nil
 	}
 	d.wanted[agent] = true
-	var near, far, mute []candidate
+	var all []candidate
+	now := time.Now()
 	for _, p := range known {
 		key := replicaKey{agent, p.Replica, p.Epoch}
 		r := d.replicas[key]
@@ -80,30 +80,60 @@ func (d *Dialer) choose(agent string, avoid map[replicaKey]bool) (*replica, []bu
 		case p.State != bus.StateLost || r == nil || r.pool.Stats().Idle == 0:
 			continue
 		}
-		c := candidate{r, max(p.Streams, int(r.streams.Load())), p.RTT}
-		switch {
-		case time.Now().Before(d.shunned[key]):
-			mute = append(mute, c)
-		case d.cfg.Zone != "" && p.Zone == d.cfg.Zone:
-			near = append(near, c)
-		default:
-			far = append(far, c)
-		}
+		all = append(all, candidate{
+			replica: r, load: max(p.Streams, int(r.streams.Load())), rtt: p.RTT,
+			ill:  !r.pool.Sound() || now.Before(d.shunned[key]),
+			lost: p.State == bus.StateLost,
+			far:  d.cfg.Zone != "" && p.Zone != d.cfg.Zone,
+		})
 	}
-	if len(near) == 0 {
-		near = far
-	}
-	if len(near) == 0 {
-		near = mute
-	}
-	if len(near) == 0 {
+	if len(all) == 0 {
 		return nil, known
 	}
-	a, b := near[rand.N(len(near))], near[rand.N(len(near))]
-	if b.load < a.load || b.load == a.load && b.rtt < a.rtt {
-		a = b
+	return best(all, rand.N[int]).replica, known
+}
+
+// candidate is a replica that may be chosen.
+type candidate struct {
+	replica *replica
+	load    int           // streams, of all proxies
+	rtt     time.Duration // from the replica to the hub
+	ill     bool          // its data path does not work, as far as we know, or it did not answer
+	lost    bool          // it is silent on the bus, though it has pipes
+	far     bool          // in another zone than ours
+}
+
+// rank orders candidates: any of a lower rank is better than all of a higher one.
+func (c *candidate) rank() (n int) {
+	if c.ill {
+		n += 4
 	}
-	return a.replica, known
+	if c.lost {
+		n += 2
+	}
+	if c.far {
+		n++
+	}
+	return n
+}
+
+// best chooses among the candidates of the lowest rank: of two that are drawn, the one
+// with fewer streams, or the nearer one when they have as many. draw returns a number
+// below n at random.
+func best(all []candidate, draw func(n int) int) *candidate {
+	lowest := slices.MinFunc(all, func(a, b candidate) int { return a.rank() - b.rank() })
+	rank := lowest.rank()
+	all = slices.DeleteFunc(all, func(c candidate) bool { return c.rank() != rank })
+	i := draw(len(all))
+	a := &all[i]
+	if len(all) == 1 {
+		return a
+	}
+	b := &all[(i+1+draw(len(all)-1))%len(all)] // another one
+	if b.load < a.load || b.load == a.load && b.rtt < a.rtt {
+		return b
+	}
+	return a
 }
 
 // knownFor is how long what the directory said of an agent is used again, unless it
@@ -136,10 +166,4 @@ type memory struct {
 	replicas []bus.Presence
 	at       time.Time
 	changed  <-chan struct{} // closed when it is out of date
-}
-
-type candidate struct {
-	replica *replica
-	load    int
-	rtt     time.Duration
 }

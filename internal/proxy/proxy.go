@@ -70,7 +70,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		warm = append(warm, p.cfg.AgentID)
 	}
 	dialer, err := NewDialer(work, DialerConfig{
-		Organization: p.cfg.Organization, Bus: member.Bus, Credentials: member.Credentials, Join: member.JoinPipe,
+		Organization: p.cfg.Organization, Zone: p.cfg.Zone, Bus: member.Bus, Credentials: member.Credentials, Join: member.JoinPipe,
 		Streams: p.streams, Pipes: p.pipes, Log: p.log,
 	}, warm...)
 	if err != nil {

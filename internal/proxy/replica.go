@@ -95,7 +95,7 @@ func (r *replica) join(ctx context.Context, n int, deliver func(*pipe.Pipe, erro
 		ctx, cancel := context.WithTimeout(ctx, meetTimeout)
 		defer cancel()
 		if err := r.d.cfg.Bus.Meet(ctx, r.key.agent, r.key.replica, bus.MeetRequest{
-			Tickets: tickets, Proxy: creds.ID.String(), Expires: joinTimeout,
+			Epoch: r.key.epoch, Tickets: tickets, Proxy: creds.ID.String(), Expires: joinTimeout,
 		}); err != nil {
 			refuse(err)
 		}

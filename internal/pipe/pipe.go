@@ -33,8 +33,10 @@ type Pipe struct {
 	header [wire.HeaderLen]byte
 	have   int // bytes of header
 
-	wmu    sync.Mutex // held while a frame is sealed and flushed
-	frames uint64     // sent; guarded by wmu
+	wmu     sync.Mutex // held while a frame is sealed and flushed
+	frames  uint64     // sent; guarded by wmu
+	held    bool       // a frame is sealed that waits for the next; guarded by wmu
+	release *time.Timer
 
 	dead  atomic.Pointer[wire.Failure]
 	watch watch
@@ -176,68 +178,6 @@ func (p *Pipe) Poll() error {
 	}
 }
 
-// Send seals one whole frame, or several, and writes them: frame is at most
-// wire.MaxFrameLen long. accepted tells whether the frame will reach the peer if
-// the pipe lives: a time-out while an earlier frame was still being written leaves
-// this one untouched, a later time-out leaves it to be finished by the next Send.
-func (p *Pipe) Send(frame []byte) (accepted bool, err error) {
-	p.wmu.Lock()
-	defer p.wmu.Unlock()
-	if err := p.c.flush(); err != nil {
-		return false, p.writeFailed(err)
-	}
-	return true, p.seal(frame)
-}
-
-// seal encrypts and writes; the caller holds wmu and nothing is pending.
-func (p *Pipe) seal(frame []byte) error {
-	if f := p.dead.Load(); f != nil {
-		return f
-	}
-	p.frames++
-	if _, err := p.tls.Write(frame); err != nil {
-		return p.writeFailed(err)
-	}
-	if err := p.c.flush(); err != nil {
-		return p.writeFailed(err)
-	}
-	return nil
-}
-
-// signal seals a frame without payload, if nothing else is being written: signs
-// of life are not needed where data is in the way. It never waits for the network.
-// wanted decides, under the write lock, whether the frame is still wanted.
-func (p *Pipe) signal(t wire.FrameType, flags uint8, number uint64, wanted func() bool) {
-	if !p.wmu.TryLock() {
-		return
-	}
-	if p.dead.Load() != nil {
-		p.wmu.Unlock()
-		return
-	}
-	// What a write that timed out, or an earlier signal, has left is a sign of
-	// life by itself, and nobody else may ever come to finish it.
-	if len(p.c.sealed) == 0 && wanted() {
-		var frame [wire.HeaderLen]byte
-		wire.Header{Type: t, Flags: flags, Offset: number}.Put(frame[:])
-		p.frames++
-		_, _ = p.tls.Write(frame[:]) // into memory; a reader, or the next Send, finds out
-	}
-	if len(p.c.sealed) == 0 {
-		p.wmu.Unlock()
-		return
-	}
-	if p.c.raw != nil {
-		_ = p.c.tryFlush()
-		p.wmu.Unlock()
-		return
-	}
-	go func() { // it cannot be tried without waiting; it ends with the connection at the latest
-		defer p.wmu.Unlock()
-		_ = p.c.flush()
-	}()
-}
-
 func always() bool { return true }
 
 // Ping sends an echo over an idle pipe and waits for its return: the proof that
@@ -264,23 +204,6 @@ func (p *Pipe) Ping(ctx context.Context) (time.Duration, error) {
 			return time.Since(start), nil
 		}
 	}
-}
-
-// Flush writes what a Send that timed out has left, if anything.
-func (p *Pipe) Flush() error {
-	p.wmu.Lock()
-	defer p.wmu.Unlock()
-	if err := p.c.flush(); err != nil {
-		return p.writeFailed(err)
-	}
-	return nil
-}
-
-// Flushed reports whether everything sent has been taken by the network.
-func (p *Pipe) Flushed() bool {
-	p.wmu.Lock()
-	defer p.wmu.Unlock()
-	return len(p.c.sealed) == 0
 }
 
 // Close ends the pipe at once. Streams end properly before (package stream).

@@ -34,7 +34,11 @@ func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, early []byte, host Hos
 	s := newStream(p, host, o.Stream, "")
 	frame := make([]byte, wire.HeaderLen, 2*wire.HeaderLen+len(o.Target)+len(early)+64)
 	frame = o.Append(frame)
-	wire.Header{Type: wire.FrameOpen, Length: len(frame) - wire.HeaderLen}.Put(frame)
+	header := wire.Header{Type: wire.FrameOpen, Length: len(frame) - wire.HeaderLen}
+	if len(early) > 0 {
+		header.Flags = wire.FlagEarly
+	}
+	header.Put(frame)
 	if len(early) > 0 {
 		frame = wire.Append(frame, wire.FrameData, 0, 0, early)
 		s.sent = uint64(len(early))
@@ -123,7 +127,8 @@ func (s *Stream) answer() error {
 // it once, by Accept or Refuse.
 type Incoming struct {
 	wire.Open
-	p *pipe.Pipe
+	p     *pipe.Pipe
+	early bool // data for the target is there already
 }
 
 // Accept waits on an idle pipe for the next OPEN. An error means that the pipe is
@@ -146,17 +151,22 @@ func Accept(p *pipe.Pipe) (*Incoming, error) {
 		p.Close()
 		return nil, wire.Fail(wire.LegProxy, wire.CodeProtocol, "%v", err)
 	}
-	return &Incoming{Open: o, p: p}, nil
+	return &Incoming{Open: o, p: p, early: h.Flags&wire.FlagEarly != 0}, nil
 }
 
 // Accept tells the proxy that the target was reached, at the given address, and
-// returns the stream.
+// returns the stream. When the client has spoken first, the target is likely to answer
+// soon: then the message waits a moment, so that it can travel with that answer.
 func (in *Incoming) Accept(reached string, host Host) (*Stream, error) {
 	if len(reached) > wire.MaxAddressLen {
 		reached = reached[:wire.MaxAddressLen]
 	}
 	s := newStream(in.p, host, in.Stream, in.p.Peer().String())
-	if _, err := in.p.Send(wire.Append(nil, wire.FrameOpened, 0, 0, []byte(reached))); err != nil {
+	send := in.p.Send
+	if in.early {
+		send = in.p.Hold
+	}
+	if _, err := send(wire.Append(nil, wire.FrameOpened, 0, 0, []byte(reached))); err != nil {
 		s.finish(false)
 		return nil, err
 	}

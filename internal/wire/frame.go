@@ -65,6 +65,7 @@ func (t FrameType) String() string {
 const (
 	FlagEcho   uint8 = 1 << 0 // PING: answer with PONG
 	FlagClosed uint8 = 1 << 1 // EOF: the sender has stopped reading too; what comes is discarded
+	FlagEarly  uint8 = 1 << 2 // OPEN: DATA follows in the same record
 )
 
 // Header is the fixed part of a frame.

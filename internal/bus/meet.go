@@ -153,20 +153,28 @@ func (c *Conn) Meet(ctx context.Context, agent, replica string, r MeetRequest) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Expires)
 	defer cancel()
-	l, release, err := c.acquire(ctx)
+	answer, err := c.ask(ctx, meetSubject(agent, replica), fmt.Sprintf("replica %s of agent %s", replica, agent), data)
 	if err != nil {
 		return err
 	}
+	return decodeReply(answer)
+}
+
+// ask sends a request to who listens on a subject and returns the answer.
+func (c *Conn) ask(ctx context.Context, subject, who string, data []byte) ([]byte, error) {
+	l, release, err := c.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
 	defer release()
-	who := fmt.Sprintf("replica %s of agent %s", replica, agent)
-	msg, err := l.nc.RequestWithContext(ctx, meetSubject(agent, replica), data)
+	msg, err := l.nc.RequestWithContext(ctx, subject, data)
 	if errors.Is(err, nats.ErrNoResponders) {
-		return wire.Fail(wire.LegAgent, wire.CodeNoAgent, "%s is not connected", who).WithCause(err)
+		return nil, wire.Fail(wire.LegAgent, wire.CodeNoAgent, "%s is not connected", who).WithCause(err)
 	}
 	if err != nil {
-		return requestFailure(err, who)
+		return nil, requestFailure(err, who)
 	}
-	return decodeReply(msg.Data)
+	return msg.Data, nil
 }
 
 // ServeMeet lets h answer the requests to one replica: h's error goes back to

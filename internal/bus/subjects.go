@@ -14,11 +14,22 @@ import (
 //	meet.AGENT.REPLICA            a MeetRequest to one replica; it replies
 //	presence.agent.AGENT.REPLICA  a replica's Presence
 //	presence.ask                  "announce yourselves now"; empty
+//	orders.ask.AGENT.REPLICA      "tell me my orders"; empty, from a replica to the hub
+//	orders.agent.AGENT            orders for all replicas of an agent, from the hub
+//	orders.agent.AGENT.REPLICA    the same for one replica
+//	explain.AGENT.REPLICA         an ExplainRequest from the hub to one replica; it replies
 //	_INBOX_USERKEY.>              replies to one user
+//
+// A subject says who listens, and mostly who speaks: but a party can have an agent
+// send an answer to any subject. What matters is therefore signed (orders), or
+// cannot be taken for an answer (presence).
 const (
 	subjectMeet     = "meet."
 	subjectPresence = "presence.agent."
 	subjectAsk      = "presence.ask"
+	subjectOrders   = "orders.agent."
+	subjectOrderAsk = "orders.ask."
+	subjectExplain  = "explain."
 	inboxPrefix     = "_INBOX_"
 )
 
@@ -31,8 +42,9 @@ type Rights struct {
 }
 
 // RightsOf returns what a party may do on its organization's bus: an agent
-// announces itself and serves its own meetings; a proxy asks any agent to meet
-// and watches presence; both read only their own replies. The hub may do all.
+// announces itself, serves its own meetings, and hears its own orders; a proxy asks
+// any agent to meet and watches presence; both read only their own replies. The hub
+// may do all.
 // userKey is the public key of the party's bus user.
 func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error) {
 	if err := ValidateUserKey(userKey); err != nil {
@@ -50,9 +62,12 @@ func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error)
 	switch role {
 	case identity.RoleAgent:
 		return Rights{
-			Publish:   []string{presenceSubject(name, replica)},
-			Subscribe: []string{meetSubject(name, replica), subjectAsk, inbox},
-			Reply:     true,
+			Publish: []string{presenceSubject(name, replica), subjectOrderAsk + name + "." + replica},
+			Subscribe: []string{
+				meetSubject(name, replica), subjectAsk, subjectOrders + name, subjectOrders + name + "." + replica,
+				subjectExplain + name + "." + replica, inbox,
+			},
+			Reply: true,
 		}, nil
 	case identity.RoleProxy:
 		return Rights{
@@ -73,7 +88,12 @@ func presenceSubject(agent, replica string) string { return subjectPresence + ag
 // parsePresenceSubject returns whom a presence message is from. The server lets
 // a replica publish only to its own subject, so this can be relied on.
 func parsePresenceSubject(s string) (agent, replica string, ok bool) {
-	rest, ok := strings.CutPrefix(s, subjectPresence)
+	return parseReplica(s, subjectPresence)
+}
+
+// parseReplica returns the replica that stands in a subject after a prefix.
+func parseReplica(s, prefix string) (agent, replica string, ok bool) {
+	rest, ok := strings.CutPrefix(s, prefix)
 	if !ok {
 		return "", "", false
 	}

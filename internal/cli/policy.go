@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,18 +49,20 @@ func newPolicyExplain(w command.World) *cobra.Command {
 It takes the agent's flags about rules, and asks nobody: no hub, no agent, no resolver.
 
 An agent checks the name first, and then every address that its resolver gives; give
-such an address with --address. Rules that hold for some proxies only are looked at for
-the proxy that --from names.
+such an address with --address. Rules that hold for some only are looked at for whom
+--from names: what you give of user, groups, robot and proxy together is one asker.
 
 The exit code is 0 if the target is allowed, and 3 if it is refused or if that depends
 on its address.`,
 		Example: `  postern policy explain --policy-file policy.yaml tcp:db.example.org:5432
   postern policy explain --policy-file policy.yaml --from proxy:ci --address 10.0.9.7 tcp:db.example.org:5432
+  postern policy explain --policy-file policy.yaml --from user:ann@example.org --from group:dba tcp:db.example.org:5432
   postern policy explain --allow 'tcp:*.example.org:443' --deny tcp:secret.example.org:443 tcp:secret.example.org:443`,
 		Args: command.Exact("TARGET"),
 	}
 	command.Bind(cmd, set)
-	from := cmd.Flags().String("from", "", "who asks: proxy:NAME; without it a proxy that no rule names")
+	from := cmd.Flags().StringArray("from", nil, "who asks: user:NAME, robot:NAME, proxy:NAME, or a group of the user, group:NAME; repeatable; "+
+		"without it somebody whom no rule names")
 	address := cmd.Flags().String("address", "", "an IP address that TARGET resolves to at the agent")
 	output := bindFormat(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
@@ -82,7 +85,7 @@ on its address.`,
 }
 
 // explain judges a target. An error means that the input cannot be used.
-func explain(w command.World, s config.Policy, target, from, address string) (explanation, error) {
+func explain(w command.World, s config.Policy, target string, from []string, address string) (explanation, error) {
 	t, err := wire.ParseTarget(target)
 	if err != nil {
 		return explanation{}, err
@@ -91,13 +94,11 @@ func explain(w command.World, s config.Policy, target, from, address string) (ex
 	if err != nil {
 		return explanation{}, err
 	}
-	var who policy.Asker
-	if from != "" {
-		if who, err = policy.ParseAsker(from); err != nil {
-			return explanation{}, err
-		}
+	who, err := policy.ParseAsker(from...)
+	if err != nil {
+		return explanation{}, err
 	}
-	e := explanation{Target: t.String(), From: from, Rules: len(p.Entries()), Version: p.Version()}
+	e := explanation{Target: t.String(), From: strings.Join(from, ", "), Rules: len(p.Entries()), Version: p.Version()}
 	p = p.For(who)
 	d := p.Check(t)
 	if d.Allowed && address != "" {

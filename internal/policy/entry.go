@@ -5,43 +5,19 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
-	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
 // Entry is one rule with what it does and for whom. The zero value allows nothing.
 type Entry struct {
 	Rule   Rule
-	Deny   bool    // forbid what Rule covers, whatever any other entry allows
-	From   []Asker // for whom it holds; empty: for everybody
-	Origin string  // where it stands, for people: "policy.yaml:7", "--allow"
+	Deny   bool   // forbid what Rule covers, whatever any other entry allows
+	From   []Whom // for whom it holds; empty: for everybody
+	Origin string // where it stands, for people: "policy.yaml:7", "--allow"
 }
-
-// Asker is who asks for a target: a proxy of the agent's own organization, by the
-// name in its certificate. In an Entry the name "*" means every proxy.
-type Asker struct {
-	Proxy string
-}
-
-// ParseAsker reads "proxy:NAME" or "proxy:*".
-func ParseAsker(s string) (Asker, error) {
-	name, ok := strings.CutPrefix(s, "proxy:")
-	if !ok {
-		return Asker{}, fmt.Errorf("%.100q: want proxy:NAME, or proxy:* for every proxy", s)
-	}
-	if name == "*" {
-		return Asker{Proxy: name}, nil
-	}
-	if err := identity.ValidateName("proxy", name); err != nil {
-		return Asker{}, fmt.Errorf("%w; proxy:* means every proxy", err)
-	}
-	return Asker{Proxy: name}, nil
-}
-
-// String returns what ParseAsker reads.
-func (a Asker) String() string { return "proxy:" + a.Proxy }
 
 // String returns the entry without its origin: "deny tcp:db:5432 from proxy:ci".
 func (e Entry) String() string {
@@ -65,12 +41,7 @@ func (e Entry) Scope() string {
 }
 
 func (e Entry) holdsFor(who Asker) bool {
-	for _, a := range e.From {
-		if a.Proxy == "*" || a == who {
-			return true
-		}
-	}
-	return len(e.From) == 0
+	return len(e.From) == 0 || slices.ContainsFunc(e.From, who.Is)
 }
 
 func (e Entry) allows(kubernetes bool) Decision {

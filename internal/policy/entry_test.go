@@ -8,6 +8,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -20,9 +21,9 @@ func entries(t interface{ Fatalf(string, ...any) }, texts ...string) []Entry {
 		e := Entry{Rule: rules(t, rule)[0], Deny: verb == "deny", Origin: string(rune('a' + i))}
 		if limited {
 			for text := range strings.SplitSeq(from, ", ") {
-				who, err := ParseAsker(text)
+				who, err := ParseWhom(text)
 				if err != nil {
-					t.Fatalf("ParseAsker(%q): %v", text, err)
+					t.Fatalf("ParseWhom(%q): %v", text, err)
 				}
 				e.From = append(e.From, who)
 			}
@@ -129,20 +130,6 @@ func TestFor(t *testing.T) {
 	}
 }
 
-func TestParseAsker(t *testing.T) {
-	t.Parallel()
-	for _, s := range []string{"proxy:ci", "proxy:*", "proxy:a-1"} {
-		if a, err := ParseAsker(s); err != nil || a.String() != s {
-			t.Errorf("%q: %v, %v", s, a, err)
-		}
-	}
-	for _, s := range []string{"", "ci", "proxy:", "proxy:A", "proxy:a*", "user:ann", "proxy:a b", "PROXY:a"} {
-		if a, err := ParseAsker(s); err == nil {
-			t.Errorf("%q reads as %v", s, a)
-		}
-	}
-}
-
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	a := NewOf(entries(t, "allow tcp:a:1", "deny tcp:b:1"), nil)
@@ -200,7 +187,7 @@ func anyEntry() *rapid.Generator[Entry] {
 		}
 		e := Entry{Rule: r, Deny: rapid.Bool().Draw(t, "deny")}
 		for _, name := range rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "*"}), 0, 2, rapid.ID).Draw(t, "from") {
-			e.From = append(e.From, Asker{Proxy: name})
+			e.From = append(e.From, Whom{identity.KindProxy, name})
 		}
 		return e
 	})

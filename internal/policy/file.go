@@ -86,7 +86,7 @@ func unreadable(path string, err error) *FileError {
 //	allow:
 //	  - tcp:db.example.org:5432          # for everybody
 //	  - rule: tcp:10.0.0.0/8:5000-5999
-//	    from: [proxy:ci, proxy:reports]  # for these alone
+//	    from: [proxy:ci, group:dba]      # for these alone
 //	deny:
 //	  - tcp:10.0.9.0/24:*
 //
@@ -208,15 +208,15 @@ func (p *fileParser) rule(e *Entry, n *yaml.Node) {
 
 func (p *fileParser) from(e *Entry, n *yaml.Node) {
 	if n.Kind != yaml.SequenceNode || n.Anchor != "" || len(n.Content) == 0 {
-		p.fail(n.Line, "from: want a list such as [proxy:NAME, proxy:OTHER]; without from the rule holds for everybody")
+		p.fail(n.Line, "from: want a list such as [proxy:NAME, group:NAME]; without from the rule holds for everybody")
 		return
 	}
 	for _, item := range n.Content {
-		text, ok := p.scalar(item, "proxy:NAME")
+		text, ok := p.scalar(item, "KIND:NAME")
 		if !ok {
 			continue
 		}
-		who, err := ParseAsker(text)
+		who, err := ParseWhom(text)
 		if err != nil {
 			p.fail(item.Line, "from: %v", err)
 		}

@@ -141,6 +141,7 @@ type Decision struct {
 	Origin  string // where that rule stands: Entry.Origin
 	Reason  string // why it is refused: a phrase for people, without a full stop
 	Missing string // the narrowest rule that would allow it; empty when none would help
+	Hint    string // what else to do about a refusal; it stands for Missing when it is set
 
 	// NeedsAddress is set by Check when no rule allows the host by its name
 	// but one may by its addresses: CheckAddr decides alone.
@@ -271,11 +272,16 @@ func (p *Policy) isKubernetesName(t wire.Target) bool {
 	if p.kube == nil || t.Port != 443 && t.Port != p.kube.Port {
 		return false
 	}
-	switch t.Host {
+	return namesKubernetes(t.Host) || t.Host == p.kube.Host && t.Port == p.kube.Port
+}
+
+// namesKubernetes reports whether every cluster calls its API server so.
+func namesKubernetes(host string) bool {
+	switch host {
 	case "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local":
 		return true
 	default:
-		return t.Host == p.kube.Host && t.Port == p.kube.Port
+		return false
 	}
 }
 

@@ -217,3 +217,50 @@ func (r Rule) matchesName(host string) bool {
 		return false
 	}
 }
+
+// MarshalText returns what String does, for JSON.
+func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads what ParseRule does.
+func (r *Rule) UnmarshalText(b []byte) error {
+	one, err := ParseRule(string(b))
+	if err == nil {
+		*r = one
+	}
+	return err
+}
+
+// Covers reports whether the rule is about a target, as far as can be said before
+// the target is resolved: yes, or byAddress when it depends on the addresses that
+// its name leads to. Unlike a Policy it makes no difference between ordinary
+// addresses and loopback or metadata ones, for it allows nothing by itself.
+func (r Rule) Covers(t wire.Target) (yes, byAddress bool) {
+	switch {
+	case r.kind == ruleKubernetes:
+		return t.Kind == wire.KindKubernetes || t.Kind == wire.KindTCP && t.Port == 443 && namesKubernetes(t.Host), false
+	case t.Kind != wire.KindTCP || !r.covers(t.Port):
+		return false, false
+	case r.kind == ruleAddress:
+		if a, err := netip.ParseAddr(t.Host); err == nil {
+			return r.prefix.Contains(a.Unmap()), false
+		}
+		return false, true
+	default:
+		return r.matchesName(t.Host), false
+	}
+}
+
+// CoversAddr is Covers for an address that the target was found to lead to.
+func (r Rule) CoversAddr(t wire.Target, a netip.AddrPort) bool {
+	yes, byAddress := r.Covers(t)
+	return yes || byAddress && r.covers(a.Port()) && r.prefix.Contains(a.Addr().Unmap())
+}
+
+// MustRule is ParseRule for rules that stand in the program; it panics at others.
+func MustRule(s string) Rule {
+	r, err := ParseRule(s)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}

@@ -49,7 +49,7 @@ func (r *replica) open(ctx context.Context, req Request) (s *stream.Stream, join
 	}
 	o := wire.Open{Stream: stream.NewID(), Target: req.Target.String(), LimitMillis: uint32(limit.Milliseconds())} //nolint:gosec // small
 	if req.For.Principal != (identity.Principal{}) {
-		o.For = req.For.Principal.String()
+		o.For, o.Groups = req.For.Principal.String(), req.For.Groups
 	}
 	s, err = stream.Open(ctx, p, o, req.Early, r)
 	return s, true, err

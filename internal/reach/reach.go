@@ -58,8 +58,16 @@ func (d *Dialer) Dial(ctx context.Context, t wire.Target) (net.Conn, error) {
 	return d.DialUnder(ctx, d.Policy(), t)
 }
 
-// DialUnder is Dial under a given policy, as when it is not the same for everybody.
-func (d *Dialer) DialUnder(ctx context.Context, p *policy.Policy, t wire.Target) (net.Conn, error) {
+// Judge decides about targets as a *policy.Policy does, which is one.
+type Judge interface {
+	Check(wire.Target) policy.Decision
+	CheckAddr(wire.Target, netip.AddrPort) policy.Decision
+	Kubernetes() *policy.KubernetesAPI
+}
+
+// DialUnder is Dial under a given judge, as when the policy is not the same for
+// everybody, or not the only one.
+func (d *Dialer) DialUnder(ctx context.Context, p Judge, t wire.Target) (net.Conn, error) {
 	timeout := d.Timeout
 	if timeout <= 0 {
 		timeout = DefaultTimeout
@@ -100,7 +108,10 @@ func (d *Dialer) DialUnder(ctx context.Context, p *policy.Policy, t wire.Target)
 // Denied returns the failure for a decision that does not allow a target.
 func Denied(decision policy.Decision) *wire.Failure {
 	f := wire.Fail(wire.LegPolicy, wire.CodeDenied, "%s", decision.Reason)
-	if decision.Missing != "" {
+	switch {
+	case decision.Hint != "":
+		return f.WithHint("%s", decision.Hint)
+	case decision.Missing != "":
 		return f.WithHint("start the agent with --allow %s", decision.Missing)
 	}
 	return f

@@ -13,7 +13,7 @@ const (
 	MaxTextLen    = 1024
 	TraceLen      = 25 // W3C trace context: trace ID 16, span ID 8, flags 1
 
-	maxAttributesLen = 4096
+	maxAttributesLen = 20 << 10
 	maxOpenLen       = 16 + 4 + 1 + TraceLen + 2 + MaxTargetLen + maxAttributesLen
 	maxFailureLen    = 1 + 2 + 2 + MaxTextLen + 2 + MaxTextLen
 )
@@ -39,6 +39,7 @@ func (id StreamID) MarshalText() ([]byte, error) { return []byte(id.String()), n
 // types that it does not know, which is how later versions add things:
 //
 //	1  who asked the proxy for the stream, as KIND:NAME
+//	2  a group that he is in, by its name; repeated, MaxGroups times at most
 type Open struct {
 	Stream      StreamID
 	LimitMillis uint32
@@ -47,13 +48,20 @@ type Open struct {
 
 	// For is who asked the proxy, as identity.Principal prints it; empty when the
 	// proxy asks for no credentials. It is the proxy's word: only the hub's own
-	// proxies are taken at it.
-	For string
+	// proxies are taken at it. So are Groups, those that a user is in: MaxGroups at
+	// most, of 256 bytes each.
+	For    string
+	Groups []string
 }
 
+// MaxGroups bounds the groups in an OPEN; further ones are left out.
+const MaxGroups = 64
+
 const (
-	attributeFor = 1
-	maxForLen    = 300
+	attributeFor   = 1
+	attributeGroup = 2
+	maxForLen      = 300
+	maxGroupLen    = 256
 )
 
 // Append appends the payload to b.
@@ -68,6 +76,11 @@ func (o Open) Append(b []byte) []byte {
 	b = appendString(b, o.Target, MaxTargetLen)
 	if o.For != "" {
 		b = appendString(append(b, attributeFor), o.For, maxForLen)
+	}
+	for _, g := range o.Groups[:min(len(o.Groups), MaxGroups)] {
+		if len(g) <= maxGroupLen { // a part of a name would be another group's
+			b = appendString(append(b, attributeGroup), g, maxGroupLen)
+		}
 	}
 	return b
 }
@@ -99,8 +112,13 @@ func ParseOpen(b []byte) (Open, error) {
 		}
 		kind, value := b[0], b[3:3+int(binary.BigEndian.Uint16(b[1:]))]
 		b = b[3+len(value):]
-		if kind == attributeFor && len(value) <= maxForLen {
+		switch {
+		case kind == attributeFor && len(value) <= maxForLen:
 			o.For = printable(string(value))
+		case kind == attributeGroup && len(value) <= maxGroupLen && len(o.Groups) < MaxGroups:
+			if g := string(value); printable(g) == g { // made safe, it might be the name of another group
+				o.Groups = append(o.Groups, g)
+			}
 		}
 	}
 	return o, nil

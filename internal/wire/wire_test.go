@@ -56,7 +56,7 @@ func TestFullDataFrameFillsWholeRecords(t *testing.T) {
 }
 
 func TestOpenRoundTrip(t *testing.T) {
-	want := Open{Stream: StreamID{1, 2, 3}, LimitMillis: 10_000, Trace: bytes.Repeat([]byte{9}, TraceLen), Target: "tcp:example.com:443", For: "user:ann@example.org"}
+	want := Open{Stream: StreamID{1, 2, 3}, LimitMillis: 10_000, Trace: bytes.Repeat([]byte{9}, TraceLen), Target: "tcp:example.com:443", For: "user:ann@example.org", Groups: []string{"sre", "Betrieb & Netz"}}
 	got, err := ParseOpen(want.Append(nil))
 	if err != nil {
 		t.Fatal(err)

@@ -68,6 +68,7 @@ type Agent struct {
 	keeper  *pipe.Keeper
 	inner   *tls.Config // shared by all pipes
 	party   *party.Party
+	orders  hubOrders
 
 	life context.Context // until the end of the drain: of joining pipes and dialling targets
 
@@ -108,6 +109,7 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 		cfg: cfg, opt: opt, limit: limit, ready: ready, log: log, meters: m,
 		guard: g, reach: &reach.Dialer{Policy: g.current.Load}, epoch: rand.Text(), start: time.Now(), since: time.Now(),
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
+		orders: hubOrders{given: make(chan struct{}, 1)},
 	}
 	m.agent.Store(a)
 	return a, nil
@@ -139,6 +141,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.party, a.inner = p, identity.InnerServerConfig(p.Credentials, a.welcome)
 	defer p.Close()
+	a.obey(p.Session.Grant())
+	p.Session.OnRenew(a.obey) // a hub that was upgraded begins to give orders
 
 	// What serves streams outlives ctx by the drain time.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -152,6 +156,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	bg.Go(func() { _ = a.keeper.Run(work) })
 	bg.Go(func() { a.watch(work) })
+	bg.Go(func() { a.follow(work) })
+	bg.Go(func() { a.guard.expire(work) })
 	bg.Go(func() {
 		if err := p.Bus.Announce(work, a.presence); err != nil {
 			failed <- err
@@ -247,6 +253,7 @@ func (a *Agent) presence() bus.Presence {
 		Agent: a.cfg.AgentID, Replica: a.cfg.Name, Epoch: a.epoch, Version: a.opt.Version, Zone: a.cfg.Zone,
 		State: bus.StateReady, Started: a.start, Since: a.since, Streams: int(a.open.Load()), Pipes: idle + busy,
 		BytesIn: a.bytesIn.Load(), BytesOut: a.bytesOut.Load(), RTT: rtt, Allow: allowed, Policy: &status,
+		Orders: a.guard.orders(),
 	}
 	if a.draining {
 		p.State = bus.StateDraining

@@ -10,7 +10,6 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/pipe"
-	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/reach"
 	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
@@ -180,7 +179,7 @@ func (l *lane) one(in *stream.Incoming) error {
 	if err != nil {
 		return l.refuse(in, err, start)
 	}
-	who := policy.Asker{Proxy: l.pipe.Peer().Name}
+	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
 	conn, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
 		return l.refuse(in, err, start)

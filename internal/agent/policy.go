@@ -19,14 +19,20 @@ import (
 // maxTold bounds how many rules the agent tells in its log and its presence.
 const maxTold = 64
 
-// guard holds the policy of the moment and the streams that live under it, so that
-// a change cuts those which the new policy does not allow. Safe for concurrent use.
+// guard holds the policy and the hub's access grants of the moment, and the streams
+// that live under them, so that a change cuts those which are no longer allowed. Both
+// sides have to allow a stream. Safe for concurrent use.
 type guard struct {
+	agent    string // its ID
 	settings policy.Settings
 	kube     *policy.KubernetesAPI
 	file     *policy.Watcher // nil without a policy file
 
-	current atomic.Pointer[policy.Policy]
+	current  atomic.Pointer[policy.Policy]
+	governed atomic.Bool             // the hub gives orders: without some nobody is let in
+	granted  atomic.Pointer[granted] // nil before the first orders
+	known    chan struct{}           // closed by the first orders
+	expiry   chan struct{}           // holds one when grants have changed
 
 	mu     sync.Mutex
 	live   map[*admission]struct{}
@@ -34,13 +40,14 @@ type guard struct {
 	told   []string // what is allowed, for the presence
 }
 
-// admission is a stream that the policy let in. The policy judged exactly these
-// values, and a later one judges them again.
+// admission is a stream that was let in. Exactly these values were judged, and are
+// judged again at each change.
 type admission struct {
-	who    policy.Asker
-	target wire.Target
-	addr   netip.AddrPort // what target led to
-	stream *stream.Stream
+	who     policy.Asker
+	target  wire.Target
+	addr    netip.AddrPort // what target led to
+	stream  *stream.Stream
+	verdict verdict // by which it was let in
 }
 
 // newGuard reads the policy of the settings. A policy file that cannot be used is
@@ -48,7 +55,8 @@ type admission struct {
 func newGuard(cfg config.Agent, kube *policy.KubernetesAPI) (*guard, error) {
 	g := &guard{
 		settings: policy.Settings{Allow: cfg.Allow, Deny: cfg.Deny, File: cfg.PolicyFile != ""},
-		kube:     kube, live: make(map[*admission]struct{}),
+		agent:    cfg.AgentID, kube: kube, live: make(map[*admission]struct{}),
+		known: make(chan struct{}), expiry: make(chan struct{}, 1),
 	}
 	var entries []policy.Entry
 	if g.settings.File {
@@ -83,14 +91,20 @@ func (g *guard) use(entries []policy.Entry) (cut int, err error) {
 		}
 	}
 	g.current.Store(p)
+	return g.review(), nil
+}
+
+// review judges all streams again and cuts those that are no longer allowed; g.mu is
+// held.
+func (g *guard) review() (cut int) {
 	for a := range g.live {
-		if f := a.judge(p); f != nil {
+		if f := g.judge(a); f != nil {
 			a.stream.Reset(f)
 			delete(g.live, a)
 			cut++
 		}
 	}
-	return cut, nil
+	return cut
 }
 
 // reject notes that a version of the file is not in force.
@@ -107,9 +121,13 @@ func (g *guard) allowed() ([]string, bus.PolicyStatus) {
 	return g.told, g.status
 }
 
-// dial reaches a target for somebody, if the policy of the moment allows it.
+// dial reaches a target for somebody, if the policy and the access grants of the
+// moment allow it.
 func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t wire.Target) (net.Conn, error) {
-	return d.DialUnder(ctx, g.current.Load().For(who), t)
+	if err := g.await(ctx); err != nil {
+		return nil, err
+	}
+	return d.DialUnder(ctx, g.sides(who), t)
 }
 
 // admit takes in a stream that was dialled for somebody. The policy may have
@@ -122,7 +140,7 @@ func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if f := a.judge(g.current.Load()); f != nil {
+	if f := g.judge(a); f != nil {
 		s.Reset(f)
 	} else {
 		g.live[a] = struct{}{}
@@ -136,17 +154,17 @@ func (g *guard) leave(a *admission) {
 	delete(g.live, a)
 }
 
-// judge returns why a policy does not allow the stream, or nil.
-func (a *admission) judge(p *policy.Policy) *wire.Failure {
-	p = p.For(a.who)
-	d := p.Check(a.target)
-	if d.Allowed {
-		d = p.CheckAddr(a.target, a.addr)
-	}
-	if d.Allowed {
+// judge returns why a stream is not allowed now, or nil, and notes the verdict.
+func (g *guard) judge(a *admission) *wire.Failure {
+	v := g.sides(a.who).verdict(a.target, a.addr)
+	if v.allowed() {
+		a.verdict = v
 		return nil
 	}
-	return wire.Fail(wire.LegPolicy, wire.CodeDenied, "the agent's policy has changed: %s", d.Reason)
+	if !v.access.Allowed {
+		return wire.Fail(wire.LegPolicy, wire.CodeDenied, "access has changed: %s", v.access.Reason).WithHint("%s", v.access.Hint)
+	}
+	return wire.Fail(wire.LegPolicy, wire.CodeDenied, "the agent's policy has changed: %s", v.owner.Reason)
 }
 
 // watch follows the policy file until ctx ends.

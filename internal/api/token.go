@@ -102,6 +102,10 @@ type TokenResponse struct {
 type Configuration struct {
 	HubVersion string   `json:"hub_version,omitempty"`
 	Relays     []string `json:"relays,omitempty"` // connect URLs; none means the one that the party used
+
+	// OrdersKeys are the public keys by which an agent verifies its orders. None
+	// means that the hub gives no orders, because it is of an older version.
+	OrdersKeys []string `json:"orders_keys,omitempty"`
 }
 
 // TokenError is the body of the token endpoint's errors (RFC 6749 §5.2) with

@@ -49,6 +49,8 @@ type APIOptions struct {
 	Organizations *Organizations
 	Grants        *Grants
 	Rotation      *Rotation // nil: the authority does not change
+	Orders        *Orders
+	Access        *Access
 	Bus           BusUsers
 	Presence      Presence
 	Health        *observe.Health // for /healthz and /readyz

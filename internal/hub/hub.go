@@ -62,6 +62,8 @@ type Hub struct {
 	registry *registry.Registry
 	grants   *Grants
 	rotation *Rotation
+	orders   *Orders
+	access   *Access
 }
 
 // New prepares a hub. Nothing is touched before Run.
@@ -139,8 +141,13 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	h.rotation = NewRotation(RotationConfig{
 		State: h.state, Grants: h.grants, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
 	})
+	h.access = NewAccess(h.registry, func(org string) { h.orders.Changed(org) }, h.log, nil)
+	if h.orders, err = NewOrders(h.state, h.registry, h.log, h.access.Order); err != nil {
+		return err
+	}
 	h.tenants = &tenants{
-		state: h.state, bus: h.bus, zone: h.cfg.Zone, join: h.relay.JoinLocal, streams: streams, pipes: pipes, log: h.log, all: make(map[string]*tenant),
+		state: h.state, bus: h.bus, zone: h.cfg.Zone, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
+		orders: h.orders, access: h.access, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
 	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })
@@ -153,7 +160,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Bus: h.bus, Presence: h.tenants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
 	})
 	return err
@@ -183,6 +190,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	bg.Go(func() { h.serving.run(work) })
 	bg.Go(func() { h.grants.Run(work) })
 	bg.Go(func() { h.rotation.Run(work) })
+	bg.Go(func() { h.access.Run(work) })
 	bg.Go(func() {
 		if err := h.relay.Serve(work, ln); err != nil {
 			failed <- err

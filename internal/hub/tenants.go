@@ -33,6 +33,8 @@ type tenants struct {
 	join    func(ctx context.Context, t wire.Ticket, id identity.ID) (net.Conn, error)
 	streams *observe.Streams
 	pipes   *observe.Pipes
+	orders  *Orders
+	access  *Access
 	log     *slog.Logger
 
 	ctx context.Context // ends all of them
@@ -89,11 +91,24 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		conn.Close()
 		return err
 	}
+	err = t.access.Open(ctx, org)
+	var tell func(context.Context)
+	if err == nil {
+		tell, err = t.orders.serve(ctx, org, conn, dialer.Directory().All)
+	}
+	if err != nil {
+		end()
+		conn.Close()
+		return err
+	}
 	one := &tenant{bus: conn, creds: creds, dialer: dialer, end: end, done: make(chan struct{})}
 	t.all[org] = one
 	t.wg.Go(func() {
 		defer close(one.done)
+		var telling sync.WaitGroup
+		telling.Go(func() { tell(own) })
 		_ = dialer.Run(own)
+		telling.Wait()
 		conn.Close()
 	})
 	return nil
@@ -110,6 +125,7 @@ func (t *tenants) stop(org string) error {
 		one.end()
 		<-one.done
 	}
+	t.access.Forget(org)
 	if err := t.bus.RemoveAccount(org); err != nil {
 		return err
 	}
@@ -185,7 +201,7 @@ func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, erro
 	if one == nil {
 		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", r.Agent.Organization)
 	}
-	return one.dialer.Open(ctx, r)
+	return t.access.open(ctx, r.Agent.Organization, askerOf(r, t.state.Node()), r, one.dialer)
 }
 
 // ownCredentials issues the hub's own proxies their certificates: anew when half

@@ -8,6 +8,7 @@ import (
 // listeners, a proxy, in one process.
 type Hub struct {
 	Listeners
+	SignIn
 	Data          string   // directory of the hub's state, made at first start
 	Listen        string   // HOST:PORT of the one port; an empty host means all addresses
 	Names         []string // further names and addresses in the certificate that the hub issues to itself
@@ -26,6 +27,7 @@ func DefaultHub() Hub {
 	return Hub{
 		Listen:        "127.0.0.1:4222",
 		Listeners:     Listeners{Suffix: DefaultSuffix},
+		SignIn:        defaultSignIn(),
 		CredentialTTL: time.Hour,
 		DrainTimeout:  defaultDrain,
 		Log:           Log{Format: "auto", Level: "info"},
@@ -43,6 +45,7 @@ func (h *Hub) fields() []*Field {
 		text("bus-key-file", "FILE", &h.BusKeyFile, "key that encrypts the bus's state on disk; made at first start without it"),
 		period("credential-ttl", &h.CredentialTTL, "how long the certificates of agents and proxies are valid; they renew them at two thirds of it"),
 	}
+	all = append(all, h.SignIn.fields()...)
 	all = append(all, h.Listeners.fields()...)
 	all = append(all,
 		text("metrics", "ADDR", &h.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -79,6 +82,7 @@ func (h *Hub) check(c *checker) {
 	if h.CredentialTTL < minCredentialTTL || h.CredentialTTL > maxCredentialTTL {
 		c.fail("credential-ttl", "", "%v is out of bounds: want between %v and %v", h.CredentialTTL, minCredentialTTL, maxCredentialTTL)
 	}
+	h.SignIn.check(c)
 	h.Listeners.check(c, true)
 	if h.Metrics != "" {
 		c.listenAddr("metrics", h.Metrics)

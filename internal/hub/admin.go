@@ -5,19 +5,36 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
 )
 
 // maxTokenLife bounds the life of a robot token that expires.
 const maxTokenLife = 10 * 365 * 24 * time.Hour
 
+// listOrganizations lists the organizations in which the caller has any business.
 func (a *API) listOrganizations(r *http.Request) (any, error) {
 	all, err := a.o.Registry.Organizations(r.Context())
-	return convert(all, organizationOf), err
+	if err != nil {
+		return nil, err
+	}
+	c := callerOf(r)
+	var roles map[string][]role.Role
+	if c.Kind == identity.KindUser && !c.Hub {
+		if roles, err = a.o.Registry.AllRoles(r.Context(), c.Name, c.Groups); err != nil {
+			return nil, err
+		}
+	}
+	all = slices.DeleteFunc(all, func(o registry.Organization) bool {
+		return !c.Admin() && !c.Hub && o.Name != c.Organization && len(roles[o.Name]) == 0
+	})
+	return convert(all, organizationOf), nil
 }
 
 func (a *API) createOrganization(r *http.Request) (any, error) {

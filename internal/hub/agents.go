@@ -55,14 +55,18 @@ func (a *API) getAgent(r *http.Request) (any, error) {
 }
 
 // agents returns the agents of the organization that a request is about: any
-// for the administrator, its own for a robot.
+// for the administrator, its own for a robot, one where it has a role for a user.
 func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error) {
 	p, err := a.caller(r)
 	if err != nil {
 		return "", nil, err
 	}
 	org = cmp.Or(r.URL.Query().Get("organization"), p.Organization, registry.DefaultOrganization)
-	if !p.Admin() && org != p.Organization {
+	if p.Kind == identity.KindUser {
+		if err := a.holds(r.Context(), p, org, role.Read); err != nil {
+			return "", nil, err
+		}
+	} else if !p.Admin() && org != p.Organization {
 		return "", nil, wire.Fail(wire.LegHub, wire.CodeDenied, "%s of organization %q may not see organization %q", p.Principal, p.Organization, clip(org)).
 			WithHint("ask for organization %q, or use another token", p.Organization)
 	}
@@ -119,7 +123,7 @@ func (a *API) ready(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	if r.Header.Get("Authorization") != "" {
-		if err := a.permit(r, role.Hub); err != nil {
+		if _, err := a.permit(r, role.Hub); err != nil {
 			a.fail(w, r, err)
 			return
 		}

@@ -46,6 +46,7 @@ type APIOptions struct {
 	State         *State
 	Registry      *registry.Registry
 	Authenticator *Authenticator
+	SignIn        *SignIn // nil: people cannot sign in
 	Organizations *Organizations
 	Grants        *Grants
 	Rotation      *Rotation // nil: the authority does not change
@@ -68,6 +69,14 @@ type API struct {
 	o        APIOptions
 	mux      *http.ServeMux
 	failures *failureLimiter
+	table    []route
+}
+
+// route is a route of the API, and who may take it.
+type route struct {
+	pattern string
+	need    role.Permission // empty: see known
+	known   bool            // anybody whom the hub knows; otherwise everybody, or the handler decides
 }
 
 // NewAPI returns the API.
@@ -97,7 +106,8 @@ func (a *API) routes() {
 	a.mux.HandleFunc("GET "+api.PathReady, a.ready)
 	a.open("GET "+api.PathVersion, a.version)
 
-	a.handle("GET "+api.PathOrganizations, role.Hub, a.listOrganizations)
+	a.peopleRoutes()
+	a.known("GET "+api.PathOrganizations, a.listOrganizations)
 	a.handle("POST "+api.PathOrganizations, role.Hub, a.createOrganization)
 	a.handle("DELETE "+api.PathOrganizations+"/{org}", role.Hub, a.deleteOrganization)
 	robots := api.PathOrganizations + "/{org}/robots"
@@ -127,16 +137,34 @@ func (a *API) routes() {
 }
 
 // open routes a pattern to a handler that checks by itself who asks.
-func (a *API) open(pattern string, h handler) { a.mux.HandleFunc(pattern, a.answer(h)) }
+func (a *API) open(pattern string, h handler) { a.route(route{pattern: pattern}, h) }
+
+// known routes a pattern to a handler for all whom the hub knows, which tells each
+// what is his.
+func (a *API) known(pattern string, h handler) {
+	a.route(route{pattern: pattern, known: true}, func(r *http.Request) (any, error) {
+		c, err := a.caller(r)
+		if err != nil {
+			return nil, err
+		}
+		return h(withCaller(r, c))
+	})
+}
+
+func (a *API) route(one route, h handler) {
+	a.table = append(a.table, one)
+	a.mux.HandleFunc(one.pattern, a.answer(h))
+}
 
 // handle routes a pattern to a handler for callers who hold a permission, in the
 // organization that the path names as {org}.
 func (a *API) handle(pattern string, need role.Permission, h handler) {
-	a.open(pattern, func(r *http.Request) (any, error) {
-		if err := a.permit(r, need); err != nil {
+	a.route(route{pattern: pattern, need: need}, func(r *http.Request) (any, error) {
+		c, err := a.permit(r, need)
+		if err != nil {
 			return nil, err
 		}
-		return h(r)
+		return h(withCaller(r, c))
 	})
 }
 
@@ -227,6 +255,9 @@ func (a *API) caller(r *http.Request) (Caller, error) {
 // authenticate says whose a token is, and limits failures.
 func (a *API) authenticate(r *http.Request, token string) (Caller, error) {
 	p, err := a.o.Authenticator.Authenticate(r.Context(), token)
+	if err == nil && p.Admin() {
+		a.o.Log.Warn("the administrator's token was used", "method", r.Method, "path", clip(r.URL.Path), "source", sourceOf(r).String())
+	}
 	return a.limitFailures(r, p, err)
 }
 
@@ -246,20 +277,6 @@ func (a *API) limitFailures(r *http.Request, c Caller, err error) (Caller, error
 	}
 	a.o.Log.Warn("token refused", "path", clip(r.URL.Path), "source", source.String(), "reason", f.Text)
 	return Caller{}, err
-}
-
-// permit says whether the caller holds a permission in the organization of a
-// request's path.
-func (a *API) permit(r *http.Request, need role.Permission) error {
-	c, err := a.caller(r)
-	if err != nil {
-		return err
-	}
-	if c.Admin() {
-		return nil
-	}
-	return wire.Fail(wire.LegHub, wire.CodeDenied, "%s may not do this: it takes the permission to %s", c.Principal, need).
-		WithHint("use the administrator's token, admin.token in the hub's data directory")
 }
 
 // readJSON reads a request's body strictly.

@@ -67,6 +67,12 @@ func (l *logBuffer) String() string {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
+	return newFixtureWith(t, func(*fixture) *hub.SignIn { return nil })
+}
+
+// newFixtureWith makes a fixture in which people sign in.
+func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture {
+	t.Helper()
 	f := &fixture{t: t, state: openState(t, t.TempDir(), hub.StateOptions{}), log: &logBuffer{}, running: map[string]bool{}}
 	f.reg = registry.New(registry.NewMemory(), f.now)
 	orgs := hub.NewOrganizations(f.state, f.reg, f.start, f.stop)
@@ -80,8 +86,9 @@ func newFixture(t testing.TB) *fixture {
 		t.Fatal(err)
 	}
 	f.grants = grants
+	signIn := newSignIn(f)
 	f.api, err = hub.NewAPI(hub.APIOptions{
-		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, f.now), Organizations: orgs, Grants: grants,
+		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), SignIn: signIn, Organizations: orgs, Grants: grants,
 		Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})
@@ -273,11 +280,17 @@ func TestOnlyTheAdministratorAdministrates(t *testing.T) {
 		if name == "robot" {
 			code = wire.CodeDenied
 		}
-		_, err := c.Organizations(ctx)
+		_, err := c.Users(ctx)
 		wantFailure(t, name, err, code, "token")
 		_, err = c.CreateRobotToken(ctx, "default", "bot", api.CreateToken{Name: "more"})
 		wantFailure(t, name, err, code, "token")
 		wantFailure(t, name, c.DeleteOrganization(ctx, "default", true), code, "token")
+	}
+	if _, err := f.admin.CreateOrganization(ctx, "acme"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := robot.Organizations(ctx); err != nil || len(all) != 1 || all[0].Name != "default" {
+		t.Errorf("a robot sees organizations %v, %v; want its own", all, err)
 	}
 }
 
@@ -408,7 +421,7 @@ func TestReadyTellsStrangersLittle(t *testing.T) {
 	health.Register("store", func(context.Context) error { return errors.New("disk on fire") })
 	var err error
 	f.api, err = hub.NewAPI(hub.APIOptions{
-		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, nil), Health: health, CredentialTTL: time.Hour,
+		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, nil, nil), Health: health, CredentialTTL: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)

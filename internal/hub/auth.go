@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -15,11 +16,14 @@ import (
 type Caller struct {
 	identity.Principal
 	Organization string   // that it belongs to; empty for the administrator
-	Item         string   // what it showed: a token's access ID, a key's ID
+	Item         string   // what it showed: a token's access ID, a key's ID, the session's ID
 	Groups       []string // of a user
+
+	Hub     bool      // a user who holds the permission over the hub itself
+	Expires time.Time // of a user's session
 }
 
-// Admin reports whether it is the hub's administrator, who may do everything.
+// Admin reports whether it is the break-glass administrator, who may do everything.
 func (c Caller) Admin() bool { return c.Kind == identity.KindAdmin }
 
 // Holder returns on whose behalf certificates are issued to the caller.
@@ -33,7 +37,19 @@ func (c Caller) Ground(org string) registry.Ground {
 	if c.Admin() {
 		return registry.Ground{Organization: org, Kind: registry.GroundAdmin}
 	}
+	if c.Kind == identity.KindUser {
+		return registry.Ground{Organization: org, Kind: registry.GroundUser, Name: c.Name, Item: c.Item}
+	}
 	return registry.Ground{Organization: c.Organization, Kind: string(c.Kind), Name: c.Name, Item: c.Item}
+}
+
+// limit returns how long credentials may live that are issued to the caller now:
+// ttl, or as long as its session if that is less.
+func (c Caller) limit(ttl time.Duration, now time.Time) time.Duration {
+	if c.Expires.IsZero() {
+		return ttl
+	}
+	return max(min(ttl, c.Expires.Sub(now).Truncate(time.Second)), time.Second)
 }
 
 // administrator is the caller who shows the administrator's token.
@@ -45,21 +61,22 @@ func administrator() Caller {
 type Authenticator struct {
 	state    *State
 	registry *registry.Registry
+	signIn   *SignIn
 	now      func() time.Time
 	used     *usedAssertions
 }
 
-// NewAuthenticator returns an Authenticator for the tokens of a hub. A nil now
-// means time.Now.
-func NewAuthenticator(state *State, reg *registry.Registry, now func() time.Time) *Authenticator {
+// NewAuthenticator returns an Authenticator for the tokens of a hub. A nil signIn
+// means that nobody administers the hub as a user, a nil now time.Now.
+func NewAuthenticator(state *State, reg *registry.Registry, signIn *SignIn, now func() time.Time) *Authenticator {
 	if now == nil {
 		now = time.Now
 	}
-	return &Authenticator{state: state, registry: reg, now: now, used: newUsedAssertions()}
+	return &Authenticator{state: state, registry: reg, signIn: signIn, now: now, used: newUsedAssertions()}
 }
 
-// Authenticate returns whose token it is: the administrator's, or a robot's that
-// was issued here, has not expired and was not revoked. Errors are *wire.Failure
+// Authenticate returns whose token it is: the administrator's, a robot's or that of
+// a person's session, which was issued here, has not expired and was not revoked. Errors are *wire.Failure
 // that blame the hub's leg, with CodeUnauthenticated unless the hub itself is at
 // fault; they do not hold the token.
 func (a *Authenticator) Authenticate(ctx context.Context, token string) (Caller, error) {
@@ -68,6 +85,13 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (Caller,
 	}
 	if a.state.IsAdmin(token) {
 		return administrator(), nil
+	}
+	if identity.IsSession(token) {
+		return a.session(ctx, token)
+	}
+	if strings.HasPrefix(token, adminPrefix) {
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the administrator's token is not this hub's, was replaced, or is switched off").
+			WithHint("sign in with postern login, or make a new one on the hub's machine: postern hub admin-token enable --data DIR")
 	}
 	now := a.now()
 	claims, err := a.state.Tokens().VerifyRobot(token, now)
@@ -84,6 +108,32 @@ func (a *Authenticator) Authenticate(ctx context.Context, token string) (Caller,
 	}
 	return Caller{
 		Principal: identity.Principal{Kind: identity.KindRobot, Name: claims.Robot}, Organization: claims.Organization, Item: claims.AccessID,
+	}, nil
+}
+
+// session returns whose session a token is of.
+func (a *Authenticator) session(ctx context.Context, token string) (Caller, error) {
+	const hint = "sign in again: postern login"
+	now := a.now()
+	claims, err := a.state.Tokens().VerifySession(token, now)
+	if err != nil {
+		f := wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the session is not good: %s", err).WithCause(err).WithHint("%s", hint)
+		if errors.Is(err, identity.ErrTokenExpired) {
+			f.Text = fmt.Sprintf("the session ended at %s; by the hub's clock it is %s", claims.Expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+		return Caller{}, f
+	}
+	s, err := a.registry.CheckSession(ctx, claims, token)
+	switch {
+	case errors.Is(err, registry.ErrRevoked):
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the session of user %s has ended or was revoked", claims.User).
+			WithHint("%s", hint).WithCause(err)
+	case err != nil:
+		return Caller{}, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub could not look the session up").WithCause(err)
+	}
+	return Caller{
+		Principal: identity.Principal{Kind: identity.KindUser, Name: s.User}, Item: s.ID, Groups: s.Groups,
+		Hub: a.signIn.administers(s.User, s.Groups), Expires: claims.Expires,
 	}, nil
 }
 

@@ -81,7 +81,7 @@ func startHub(t *testing.T, dir string) (h *realHub, stop func()) {
 		t.Fatal(err)
 	}
 	handler, err := hub.NewAPI(hub.APIOptions{
-		State: state, Registry: reg, Authenticator: hub.NewAuthenticator(state, reg, nil), Organizations: orgs,
+		State: state, Registry: reg, Authenticator: hub.NewAuthenticator(state, reg, nil, nil), Organizations: orgs,
 		Grants: grants, Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,
 	})
 	if err != nil {

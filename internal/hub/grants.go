@@ -234,12 +234,20 @@ func (g *Grants) release(key string) {
 	g.owners[key] = owner
 }
 
+// sameUser tells whether the holder of one ground may vouch for what was issued on
+// another: robots and keys replace each other, but nobody speaks for a person, and
+// people for themselves only.
+func sameUser(a, b registry.Ground) bool {
+	return a.Kind != registry.GroundUser && b.Kind != registry.GroundUser || a.Kind == b.Kind && a.Name == b.Name
+}
+
 // vouch moves the grants of one process to the ground of its newest.
 func (g *Grants) vouch(ctx context.Context, serial, previous string) {
 	g.mu.Lock()
 	newest, before := g.all[serial], g.all[previous]
 	var moved []Grant
-	if newest != nil && before != nil && before != newest && before.ID == newest.ID && !before.Revoked {
+	if newest != nil && before != nil && before != newest && before.ID == newest.ID && !before.Revoked &&
+		sameUser(before.Ground, newest.Ground) {
 		newest.Previous = previous
 		g.next[previous] = append(g.next[previous], serial)
 		for one := before; one != nil && one.Ground != newest.Ground && !one.Revoked && len(moved) < len(g.all); one = g.all[one.Previous] {
@@ -253,6 +261,15 @@ func (g *Grants) vouch(ctx context.Context, serial, previous string) {
 		// connections of that certificate anyway, and there is a newer one.
 		g.write(ctx, one)
 	}
+}
+
+// Revoke takes back the grants whose ground matches pattern, though it stands.
+func (g *Grants) Revoke(ctx context.Context, pattern registry.Ground) {
+	all := make(map[registry.Ground]bool)
+	for _, ground := range g.grounds(pattern) {
+		all[ground] = true
+	}
+	g.revoke(ctx, all)
 }
 
 // Enforce revokes the grants whose ground matches pattern and has vanished, and

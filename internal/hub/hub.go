@@ -14,11 +14,14 @@ import (
 
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/proxy"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/relay"
+	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -28,6 +31,7 @@ type Options struct {
 	Registry *observe.Registry // nil: nothing is counted
 	Health   *observe.Health   // required: the API answers with it
 	Log      *slog.Logger
+	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY on the way to issuers; nil for none
 
 	// Started, if not nil, is called once when the hub serves.
 	Started func(Info)
@@ -61,6 +65,7 @@ type Hub struct {
 	serving  *serving
 	registry *registry.Registry
 	grants   *Grants
+	issuers  *oidc.Verifier
 	rotation *Rotation
 	orders   *Orders
 	access   *Access
@@ -111,8 +116,17 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	h.registry = registry.New(kv, nil)
-	h.auth = NewAuthenticator(h.state, h.registry, nil)
+	sessions, err := h.bus.ExpiringKV(ctx, "sessions", registry.SessionAge)
+	if err != nil {
+		return err
+	}
+	h.registry = registry.NewWithSessions(kv, sessions, nil)
+	h.issuers = oidc.NewVerifier(oidc.Options{Getenv: h.opt.Getenv})
+	signIn, err := NewSignIn(h.cfg.SignIn, h.issuers, nil)
+	if err != nil {
+		return err
+	}
+	h.auth = NewAuthenticator(h.state, h.registry, signIn, nil)
 	issued, err := h.bus.ExpiringKV(ctx, "grants", GrantAge)
 	if err != nil {
 		return err
@@ -160,7 +174,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
 	})
 	return err
@@ -189,6 +203,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	failed := make(chan error, 2)
 	bg.Go(func() { h.serving.run(work) })
 	bg.Go(func() { h.grants.Run(work) })
+	bg.Go(func() { sweepSessions(work, h.registry, h.grants, h.log) })
 	bg.Go(func() { h.rotation.Run(work) })
 	bg.Go(func() { h.access.Run(work) })
 	bg.Go(func() {
@@ -262,9 +277,12 @@ func (h *Hub) close() {
 	if h.bus != nil {
 		h.bus.Shutdown()
 	}
+	if h.issuers != nil {
+		h.issuers.Close()
+	}
 }
 
-// verify checks a robot token that a client of the hub's own proxies shows as its
+// verify checks a robot token, or a person's session, that a client of the hub's own proxies shows as its
 // password.
 func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Identity, error) {
 	p, err := h.auth.Authenticate(ctx, secret)
@@ -275,7 +293,13 @@ func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Id
 		}
 		return proxy.Identity{}, f
 	}
-	if p.Admin() || p.Organization != organization {
+	if p.Kind == identity.KindUser {
+		if err := h.api.holds(ctx, p, organization, role.Read); err != nil {
+			f := wire.AsFailure(err, wire.LegClient)
+			f.Leg = wire.LegClient
+			return proxy.Identity{}, f
+		}
+	} else if p.Admin() || p.Organization != organization {
 		return proxy.Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the token is not one of organization %s", organization)
 	}
 	return proxy.Identity{Organization: organization, Principal: p.Principal, Groups: p.Groups}, nil

@@ -38,11 +38,9 @@ const (
 	stateProduct = "postern-hub"
 	stateFormat  = 1
 
-	adminPrefix    = "postern-admin-" // so that scanners for leaked secrets know it
-	minAdminToken  = 32               // characters of an administrator's token
-	minBusKey      = 32               // characters of a bus key
-	randomSecret   = 32               // bytes
-	maxSecretFile  = 64 << 10         // bytes read of any file here
+	minBusKey      = 32       // characters of a bus key
+	randomSecret   = 32       // bytes
+	maxSecretFile  = 64 << 10 // bytes read of any file here
 	domainOfNewHub = ".postern.internal"
 )
 
@@ -64,16 +62,16 @@ type StateOptions struct {
 // State is a hub's state directory, locked for this process. Its methods are
 // safe for concurrent use.
 type State struct {
-	dir       string
-	fresh     bool
-	lock      *os.File
-	trust     atomic.Pointer[Trust]
-	signer    *identity.TokenSigner
-	adminHash string
-	busKey    []byte
+	dir    string
+	fresh  bool
+	lock   *os.File
+	trust  atomic.Pointer[Trust]
+	signer *identity.TokenSigner
+	busKey []byte
 
-	mu     sync.Mutex
-	record stateRecord // guarded by mu
+	mu        sync.Mutex
+	record    stateRecord // guarded by mu
+	adminHash string      // guarded by mu; empty: the token is switched off
 }
 
 // stateRecord is state.json.
@@ -87,6 +85,7 @@ type stateRecord struct {
 	Files       map[string]string `json:"files"`                 // the SHA-256 of each file that must be there and never changes
 	Authorities []AuthorityRecord `json:"authorities,omitempty"` // the newest first
 	Generation  int               `json:"generation,omitempty"`  // of the authorities: grows with each change
+	AdminOff    bool              `json:"adminOff,omitempty"`    // the administrator's token is switched off
 }
 
 // OpenState opens a state directory and locks it; a directory that does not
@@ -283,34 +282,6 @@ func (s *State) load(o StateOptions) error {
 	return s.writeBundle()
 }
 
-// loadAdmin reads the administrator's token, or makes one where there is none:
-// that is how it is replaced.
-func (s *State) loadAdmin(log *slog.Logger) error {
-	name := s.Path(adminFile)
-	b, err := readPrivate(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		secret, err := randomText()
-		if err != nil {
-			return err
-		}
-		b = []byte(adminPrefix + secret + "\n")
-		if err := writeFile(name, b); err != nil {
-			return err
-		}
-		if !s.fresh {
-			log.Warn("made a new administrator's token, because there was none; the one before is void", "file", name)
-		}
-	} else if err != nil {
-		return err
-	}
-	token := strings.TrimSpace(string(b))
-	if len(token) < minAdminToken {
-		return stateError(ErrStateCorrupt, name, "it holds %d characters, fewer than a token has; delete it, and the hub makes a new one", len(token))
-	}
-	s.adminHash = identity.HashSecret(token)
-	return nil
-}
-
 // Path returns the path of a file in the directory.
 func (s *State) Path(name string) string { return filepath.Join(s.dir, name) }
 
@@ -346,8 +317,13 @@ func (s *State) Authority() *identity.Authority { return s.Trust().Signing }
 // Tokens returns the signer of robot tokens.
 func (s *State) Tokens() *identity.TokenSigner { return s.signer }
 
-// IsAdmin reports whether token is the administrator's.
-func (s *State) IsAdmin(token string) bool { return identity.SecretMatches(token, s.adminHash) }
+// IsAdmin reports whether token is the administrator's, and not switched off.
+func (s *State) IsAdmin(token string) bool {
+	s.mu.Lock()
+	hash := s.adminHash
+	s.mu.Unlock()
+	return hash != "" && identity.SecretMatches(token, hash)
+}
 
 // Close unlocks the directory.
 func (s *State) Close() error { return s.lock.Close() }

@@ -14,6 +14,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/registry"
+	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -33,8 +34,12 @@ func invalidRequest(detail, hint string) *api.Problem {
 // credentials (RFC 8693).
 func (a *API) token(w http.ResponseWriter, r *http.Request) {
 	form, err := readForm(r)
-	var res *api.TokenResponse
-	if err == nil {
+	var res any
+	switch {
+	case err != nil:
+	case isSignIn(form):
+		res, err = a.signIn(r, form)
+	default:
 		res, err = a.exchange(r, form)
 	}
 	a.o.Metrics.Exchanged(form.Get("role"), exchangeError(err))
@@ -138,7 +143,8 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if previous := form.Get("previous"); len(previous) > maxSerial || strings.Trim(previous, "0123456789abcdef") != "" {
 		return nil, invalidRequest("the serial number of the previous certificate is not one", "")
 	}
-	now, ttl := a.o.Now(), a.o.CredentialTTL
+	now := a.o.Now()
+	ttl := caller.limit(a.o.CredentialTTL, now)
 	trust := a.o.State.Trust()
 	chain, err := trust.Signing.IssueParty(id, pub, caller.Holder(), ttl, now)
 	if err != nil {
@@ -199,7 +205,8 @@ func (a *API) authenticateSubject(r *http.Request, form url.Values) (Caller, err
 
 // partyOf returns the identity that a request asks for, if the caller may
 // have it. A robot may be any proxy of its organization, and any agent that has no
-// keys of its own; an agent with a key only itself.
+// keys of its own; an agent with a key only itself; a user any proxy of an
+// organization in which the user has a role.
 func (a *API) partyOf(r *http.Request, form url.Values, c Caller) (identity.ID, error) {
 	id := identity.ID{
 		TrustDomain: a.o.State.TrustDomain(), Organization: form.Get("audience"), Role: identity.Role(form.Get("role")),
@@ -208,7 +215,11 @@ func (a *API) partyOf(r *http.Request, form url.Values, c Caller) (identity.ID, 
 	if err := identity.ValidateName("organization", id.Organization); err != nil {
 		return identity.ID{}, err
 	}
-	if !c.Admin() && id.Organization != c.Organization {
+	if c.Kind == identity.KindUser {
+		if err := a.holds(r.Context(), c, id.Organization, role.Read); err != nil {
+			return identity.ID{}, err
+		}
+	} else if !c.Admin() && id.Organization != c.Organization {
 		what := "token"
 		if c.Kind == identity.KindAgent {
 			what = "key"
@@ -245,6 +256,12 @@ func (a *API) mayBe(r *http.Request, c Caller, id identity.ID) error {
 	case id.Role == identity.RoleProxy && id.Name == ownProxy:
 		return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized, "the proxy name "+ownProxy+" is that of the hub's own proxies", "choose another --name")
 	case c.Admin():
+		return nil
+	case c.Kind == identity.KindUser:
+		if id.Role != identity.RoleProxy {
+			return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized, "a person's session enrols proxies only, and not "+string(id.Role)+" "+id.Name,
+				"enrol agents with a robot token or a key of their own")
+		}
 		return nil
 	case c.Kind == identity.KindAgent:
 		if id.Role != identity.RoleAgent || id.Name != c.Name {

@@ -166,7 +166,7 @@ func TestTokenFormErrors(t *testing.T) {
 		"empty":        {"/v1/token", api.TypeForm, "", 400, api.ErrorUnsupportedGrant, ""},
 		"long":         {"/v1/token", api.TypeForm, "x=" + strings.Repeat("y", 70<<10), 413, api.ErrorInvalidRequest, "longer than"},
 		"wrong":        {"/v1/token", api.TypeForm, form.Encode(), 401, api.ErrorInvalidGrant, "malformed"},
-		"admin prefix": {"/v1/token", api.TypeForm, with("subject_token", "postern-admin-x"), 401, api.ErrorInvalidGrant, "malformed"},
+		"admin prefix": {"/v1/token", api.TypeForm, with("subject_token", "postern-admin-x"), 401, api.ErrorInvalidGrant, "is switched off"},
 	} {
 		res, body := f.do("POST", tc.path, tc.kind, tc.body)
 		var e api.TokenError

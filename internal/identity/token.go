@@ -93,13 +93,20 @@ func newTokenSigner(trustDomain string, key ed25519.PrivateKey) (*TokenSigner, e
 	// The key's ID is made of the key, so that it needs no file of its own.
 	sum := sha256.Sum256(key.Public().(ed25519.PublicKey))
 	kid := base64.RawURLEncoding.EncodeToString(sum[:12])
+	s := &TokenSigner{domain: trustDomain, key: key, kid: kid}
+	var err error
+	s.signer, err = s.signerOf(tokenType)
+	return s, err
+}
+
+// signerOf returns a signer of tokens with a "typ".
+func (s *TokenSigner) signerOf(typ jose.ContentType) (jose.Signer, error) {
 	signer, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: jose.EdDSA, Key: jose.JSONWebKey{Key: key, KeyID: kid}},
-		(&jose.SignerOptions{}).WithType(tokenType))
+		jose.SigningKey{Algorithm: jose.EdDSA, Key: jose.JSONWebKey{Key: s.key, KeyID: s.kid}}, (&jose.SignerOptions{}).WithType(typ))
 	if err != nil {
 		return nil, fmt.Errorf("make token signer: %w", err)
 	}
-	return &TokenSigner{domain: trustDomain, key: key, kid: kid, signer: signer}, nil
+	return signer, nil
 }
 
 // KeyPEM returns the signer's private key as PKCS #8 in PEM.

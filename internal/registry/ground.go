@@ -11,6 +11,7 @@ const (
 	GroundRobot = "robot" // a robot's token
 	GroundAgent = "agent" // an agent's key
 	GroundAdmin = "admin" // the administrator's token
+	GroundUser  = "user"  // a person's session
 )
 
 // Ground is what credentials were issued on: what has to vanish for them to be
@@ -18,8 +19,8 @@ const (
 type Ground struct {
 	Organization string `json:"organization"`
 	Kind         string `json:"kind"`
-	Name         string `json:"name,omitempty"` // of the robot or agent
-	Item         string `json:"item,omitempty"` // the token's access ID, or the key's ID
+	Name         string `json:"name,omitempty"` // of the robot, agent or user
+	Item         string `json:"item,omitempty"` // the token's access ID, the key's ID, or the session's
 }
 
 // String returns the ground for logs.
@@ -29,13 +30,15 @@ func (g Ground) String() string {
 		return fmt.Sprintf("token %s of robot %s/%s", g.Item, g.Organization, g.Name)
 	case GroundAgent:
 		return fmt.Sprintf("key %s of agent %s/%s", g.Item, g.Organization, g.Name)
+	case GroundUser:
+		return fmt.Sprintf("session %s of user %s, for organization %s", g.Item, g.Name, g.Organization)
 	default:
 		return "administrator's token, for organization " + g.Organization
 	}
 }
 
 // CheckGround says whether a ground still stands: nil, or ErrRevoked when the
-// token or key, or what it belongs to, is gone.
+// token, key or session, or what it belongs to, is gone.
 func (r *Registry) CheckGround(ctx context.Context, g Ground) error {
 	var err error
 	switch g.Kind {
@@ -50,6 +53,8 @@ func (r *Registry) CheckGround(ctx context.Context, g Ground) error {
 		}
 	case GroundAgent:
 		_, _, err = r.findAgentKey(ctx, g.Organization, g.Name, g.Item)
+	case GroundUser:
+		err = r.checkUserGround(ctx, g)
 	case GroundAdmin:
 		_, err = r.Organization(ctx, g.Organization)
 	default:

@@ -62,17 +62,22 @@ type Token struct {
 // Registry is the organizations, robots and tokens in a Store. It is safe for
 // concurrent use, also by several hubs on one store.
 type Registry struct {
-	store Store
-	now   func() time.Time
+	store    Store
+	sessions Store
+	now      func() time.Time
 }
 
 // New returns the registry that a store holds. now is the clock for the times in
 // records; nil means time.Now.
-func New(store Store, now func() time.Time) *Registry {
+func New(store Store, now func() time.Time) *Registry { return NewWithSessions(store, store, now) }
+
+// NewWithSessions is New with a store of its own for people's sessions, which may
+// forget a record SessionAge after it was written.
+func NewWithSessions(store, sessions Store, now func() time.Time) *Registry {
 	if now == nil {
 		now = time.Now
 	}
-	return &Registry{store: store, now: now}
+	return &Registry{store: store, sessions: sessions, now: now}
 }
 
 // The keys. Names hold no dots, so keys are unambiguous.
@@ -139,7 +144,7 @@ func (r *Registry) DeleteOrganization(ctx context.Context, name string) error {
 	if err := r.store.Delete(ctx, organizationKey(name)); err != nil {
 		return fmt.Errorf("delete organization %q: %w", name, err)
 	}
-	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "access."+name+".", "labels."+name+".")
+	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "access."+name+".", "labels."+name+".", "binding."+name+".")
 }
 
 // CreateRobot makes a robot, or returns ErrExists, or ErrNotFound when there is
@@ -224,7 +229,11 @@ func (r *Registry) DeleteRobot(ctx context.Context, org, name string) error {
 func (r *Registry) stamp() time.Time { return r.now().UTC().Truncate(time.Millisecond) }
 
 func (r *Registry) get(ctx context.Context, key string, into any) (uint64, error) {
-	b, rev, err := r.store.Get(ctx, key)
+	return getFrom(ctx, r.store, key, into)
+}
+
+func getFrom(ctx context.Context, store Store, key string, into any) (uint64, error) {
+	b, rev, err := store.Get(ctx, key)
 	if err != nil {
 		return 0, err
 	}
@@ -254,14 +263,18 @@ func (r *Registry) update(ctx context.Context, key string, record any, rev uint6
 
 // list returns the records under a prefix; one that is deleted meanwhile is left out.
 func list[T any](ctx context.Context, r *Registry, prefix string) ([]T, error) {
-	keys, err := r.store.List(ctx, prefix)
+	return listFrom[T](ctx, r.store, prefix)
+}
+
+func listFrom[T any](ctx context.Context, store Store, prefix string) ([]T, error) {
+	keys, err := store.List(ctx, prefix)
 	if err != nil {
 		return nil, err
 	}
 	all := make([]T, 0, len(keys))
 	for _, key := range keys {
 		var record T
-		_, err := r.get(ctx, key, &record)
+		_, err := getFrom(ctx, store, key, &record)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}

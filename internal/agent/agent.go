@@ -107,10 +107,11 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 	}
 	a := &Agent{
 		cfg: cfg, opt: opt, limit: limit, ready: ready, log: log, meters: m,
-		guard: g, reach: &reach.Dialer{Policy: g.current.Load}, epoch: rand.Text(), start: time.Now(), since: time.Now(),
+		guard: g, epoch: rand.Text(), start: time.Now(), since: time.Now(),
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
 		orders: hubOrders{given: make(chan struct{}, 1)},
 	}
+	a.reach = &reach.Dialer{Policy: g.current.Load, Permit: func(rule string) string { return permit(cfg, rule) }}
 	m.agent.Store(a)
 	return a, nil
 }
@@ -127,7 +128,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	case a.cfg.PolicyFile != "":
 		a.log.Warn("nothing may be reached: the policy file allows nothing", "file", a.cfg.PolicyFile)
 	default:
-		a.log.Warn("nothing may be reached: no --allow rule, and this is not a pod", "hint", "start with --allow tcp:HOST:PORT")
+		a.log.Warn("nothing may be reached: there is no rule that allows, and this is not a pod", "hint", permit(a.cfg, "tcp:HOST:PORT"))
 	}
 	p, err := party.Start(ctx, party.Config{
 		Settings: a.cfg.Party, Role: identity.RoleAgent, Name: a.cfg.AgentID, Replica: a.cfg.Name,

@@ -1,6 +1,10 @@
 package agent
 
-import "testing"
+import (
+	"testing"
+
+	"postern.dev/postern/internal/config"
+)
 
 // TestShare: organizations share the files of the process, so that none can use up all.
 func TestShare(t *testing.T) {
@@ -22,6 +26,25 @@ func TestShare(t *testing.T) {
 		}
 		if got := share(tt.files, tt.n); tt.files > 1000 && tt.files < 1<<32 && uint64(2*got*tt.n) > tt.files {
 			t.Errorf("%d files, %d organizations: together they use more", tt.files, tt.n)
+		}
+	}
+}
+
+// TestPermit: the hint of a refusal names what the agent's owner has to change, and not
+// a flag where a file decides.
+func TestPermit(t *testing.T) {
+	for _, tt := range []struct {
+		cfg  config.Agent
+		want string
+	}{
+		{config.Agent{}, "start the agent with --allow tcp:db:1"},
+		{config.Agent{PolicyFile: "/etc/secret-place.yaml"}, "add tcp:db:1 to the allow rules in the agent's policy file"},
+		{config.Agent{Party: config.Party{Organization: "acme"}, Listed: true},
+			"add tcp:db:1 to what the agent allows organization acme in its configuration file"},
+		{config.Agent{Listed: true, PolicyFile: "p"}, "add tcp:db:1 to the allow rules in the agent's policy file"},
+	} {
+		if got := permit(tt.cfg, "tcp:db:1"); got != tt.want {
+			t.Errorf("%+v: %q", tt.cfg, got)
 		}
 	}
 }

@@ -50,6 +50,19 @@ type admission struct {
 	verdict verdict // by which it was let in
 }
 
+// permit says how the agent's owner would allow what a rule says. It travels to whoever
+// was refused, so it names no file.
+func permit(cfg config.Agent, rule string) string {
+	switch {
+	case cfg.PolicyFile != "":
+		return "add " + rule + " to the allow rules in the agent's policy file"
+	case cfg.Listed:
+		return "add " + rule + " to what the agent allows organization " + cfg.Organization + " in its configuration file"
+	default:
+		return "start the agent with --allow " + rule
+	}
+}
+
 // newGuard reads the policy of the settings. A policy file that cannot be used is
 // an error: there is no last good version yet.
 func newGuard(cfg config.Agent, kube *policy.KubernetesAPI) (*guard, error) {

@@ -16,6 +16,9 @@ type Agent struct {
 	// Alias is what logs, metrics and health call the organization; empty for its name.
 	Alias string
 
+	// Listed tells that the settings are those of one of several organizations.
+	Listed bool
+
 	// Organizations are those of an agent that serves several; Organization, the token,
 	// Allow and PolicyFile are empty then. Each resolves them.
 	Organizations []Membership

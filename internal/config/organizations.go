@@ -106,7 +106,7 @@ func (a Agent) Each() []Agent {
 	all := make([]Agent, len(a.Organizations))
 	for i, m := range a.Organizations {
 		one := a
-		one.Organizations = nil
+		one.Organizations, one.Listed = nil, true
 		one.Organization, one.Alias = m.Organization, m.Alias
 		one.Allow, one.PolicyFile = m.Allow, m.PolicyFile
 		one.Deny = append(append([]string(nil), a.Deny...), m.Deny...)

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"strconv"
 	"strings"
@@ -35,7 +36,8 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 		respond(rw, f, r.target)
 		return
 	}
-	ctx := context.WithValue(req.Context(), forwardKey{}, &forwarded{r: r, c: c})
+	fw := &forwarded{r: r, c: c}
+	ctx := httptrace.WithClientTrace(context.WithValue(req.Context(), forwardKey{}, fw), fw.trace())
 	w.forward.proxy.ServeHTTP(rw, req.WithContext(ctx))
 }
 
@@ -131,8 +133,9 @@ type forwardKey struct{}
 
 // forwarded is what goes with a request from the handler to the dialer.
 type forwarded struct {
-	r route
-	c *client
+	r    route
+	c    *client
+	kept atomic.Pointer[kept] // the stream that serves it
 }
 
 // Limits of the pool of streams to targets.
@@ -223,35 +226,11 @@ func (f *forwarder) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if failure != nil {
 		return nil, failure
 	}
-	return &counted{Stream: stream, closed: func(stats Stats) {
+	k := &kept{Stream: stream, closed: func(stats Stats) {
 		f.s.ended(fw.c, fw.r, stats, time.Since(start), nil)
-	}}, nil
-}
-
-// counted is a stream that reports what it carried when it is closed.
-type counted struct {
-	Stream
-	in, out atomic.Int64
-	once    sync.Once
-	closed  func(Stats)
-}
-
-func (c *counted) Read(b []byte) (int, error) {
-	n, err := c.Stream.Read(b)
-	c.in.Add(int64(n))
-	return n, err
-}
-
-func (c *counted) Write(b []byte) (int, error) {
-	n, err := c.Stream.Write(b)
-	c.out.Add(int64(n))
-	return n, err
-}
-
-func (c *counted) Close() error {
-	err := c.Stream.Close()
-	c.once.Do(func() { c.closed(Stats{BytesIn: c.in.Load(), BytesOut: c.out.Load()}) })
-	return err
+	}}
+	k.forget = stream.OnLeave(k.leave)
+	return k, nil
 }
 
 // failed answers a request that got no response from its target.

@@ -162,40 +162,45 @@ func (d *Dialer) pool(key replicaKey) *replica {
 // agent's replicas. Errors are *wire.Failure.
 func (d *Dialer) Open(ctx context.Context, r Request) (Stream, error) {
 	start := time.Now()
-	s, use, err := d.openWithin(ctx, r)
+	s, leaving, use, err := d.openWithin(ctx, r)
 	d.cfg.Streams.Opened(err, time.Since(start))
 	if err != nil {
 		return nil, wire.AsFailure(err, wire.LegProxy)
 	}
-	return &conversation{Stream: s, use: use, streams: d.cfg.Streams}, nil
+	return &conversation{Stream: s, leaving: leaving, use: use, streams: d.cfg.Streams}, nil
 }
 
-// openWithin is open within the limits.
-func (d *Dialer) openWithin(ctx context.Context, r Request) (*stream.Stream, *limit.Use, error) {
+// openWithin is open within the limits. leaving ends when the stream's replica is about
+// to go.
+func (d *Dialer) openWithin(ctx context.Context, r Request) (s *stream.Stream, leaving context.Context, use *limit.Use, err error) {
 	agent := r.Agent.Agent
 	if d.cfg.Limits != nil && len(d.dir.Replicas(agent)) == 0 {
 		agent = "" // clients may make up what they like; nothing is kept for it
 	}
 	use, refusal := d.cfg.Limits.Enter(limit.OneStream, d.cfg.Organization, agent, d.cfg.Name)
 	if refusal != nil {
-		return nil, nil, refusal.Failure(wire.LegHub)
+		return nil, nil, nil, refusal.Failure(wire.LegHub)
 	}
-	s, err := d.open(ctx, r)
+	s, by, err := d.open(ctx, r)
 	if err != nil {
 		use.Leave()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	s.Limit(use)
-	return s, use, nil
+	return s, by.ctx, use, nil
 }
 
 // conversation is a stream as the front ends know it, counted once.
 type conversation struct {
 	*stream.Stream
+	leaving context.Context
 	use     *limit.Use
 	streams *observe.Streams
 	once    sync.Once
 }
+
+// OnLeave has f called when the stream's replica drains, stops or is replaced.
+func (c *conversation) OnLeave(f func()) (stop func() bool) { return context.AfterFunc(c.leaving, f) }
 
 // Carry joins the stream to a client's connection.
 func (c *conversation) Carry(local net.Conn, early []byte) (Stats, error) {
@@ -213,10 +218,10 @@ func (c *conversation) Close() error {
 // open tries replicas until one answers. A refusal is an answer, unless the
 // replica shuts down. A pipe that broke before its replica answered has not brought
 // the target a byte, so another one may be tried.
-func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, error) {
+func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, *replica, error) {
 	agent := req.Agent.Agent
 	if err := identity.ValidateName("agent ID", agent); err != nil {
-		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
+		return nil, nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
 	var last error
 	avoid := make(map[replicaKey]bool)
@@ -226,19 +231,19 @@ func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, error) 
 			if last != nil {
 				err = last
 			}
-			return nil, err
+			return nil, nil, err
 		}
 		s, joined, err := r.open(ctx, req)
 		if err == nil {
-			return s, nil
+			return s, r, nil
 		}
 		last = err
 		f := wire.AsFailure(err, wire.LegUnknown)
 		switch {
 		case ctx.Err() != nil:
-			return nil, err
+			return nil, nil, err
 		case f.Code == wire.CodeOverloaded && f.Leg == wire.LegRelay: // as with any other replica
-			return nil, err
+			return nil, nil, err
 		case f.Code == wire.CodeDraining, f.Code == wire.CodeOverloaded:
 			avoid[r.key] = true
 		case !joined: // nothing leads to this replica now: nobody has heard of the stream
@@ -248,10 +253,10 @@ func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, error) 
 			d.shun(r.key)
 			lost++
 		default: // an answer; or the target may have seen the early bytes
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return nil, last
+	return nil, nil, last
 }
 
 // Ping sends an echo to a replica of the agent and back, through the whole of the

@@ -48,6 +48,10 @@ type Stream interface {
 	// CloseWrite ends the direction to the target; the other one lives on.
 	CloseWrite() error
 
+	// OnLeave has f called in a goroutine of its own when the other side is about to go
+	// and only waits for its streams to end. stop keeps it from being called.
+	OnLeave(f func()) (stop func() bool)
+
 	// Carry moves bytes between local and the stream, first early to the
 	// target, until both directions ended: an end is passed on as an end, a
 	// reset as a reset. It closes both, and returns soon after either was

@@ -23,6 +23,8 @@ const patience = 20 * time.Second
 type fakeOpener struct {
 	dial func(ctx context.Context, agent AgentRef, target wire.Target) (net.Conn, error)
 
+	leaving context.Context // of streams opened from now on; nil if the other side stays
+
 	mu    sync.Mutex
 	asked []string
 }
@@ -40,7 +42,7 @@ func (o *fakeOpener) Open(ctx context.Context, r Request) (Stream, error) {
 			return nil, err
 		}
 	}
-	return &fakeStream{conn.(*net.TCPConn)}, nil
+	return &fakeStream{conn.(*net.TCPConn), o.leaving}, nil
 }
 
 func (o *fakeOpener) opened() []string {
@@ -49,7 +51,17 @@ func (o *fakeOpener) opened() []string {
 	return append([]string(nil), o.asked...)
 }
 
-type fakeStream struct{ *net.TCPConn }
+type fakeStream struct {
+	*net.TCPConn
+	leaving context.Context // nil if the other side stays
+}
+
+func (s *fakeStream) OnLeave(f func()) func() bool {
+	if s.leaving == nil {
+		return func() bool { return true }
+	}
+	return context.AfterFunc(s.leaving, f)
+}
 
 func (s *fakeStream) Carry(local net.Conn, early []byte) (Stats, error) {
 	l := local.(*net.TCPConn)

@@ -47,6 +47,10 @@ type Dialer struct {
 	// Timeout bounds a Dial, resolving included; 0 means DefaultTimeout.
 	Timeout time.Duration
 
+	// Permit says how the agent's owner would allow what a rule says, for the hint of a
+	// refusal; nil names the flag --allow.
+	Permit func(rule string) string
+
 	// Stagger is how long one address may take before the next one is tried
 	// beside it; 0 means DefaultStagger.
 	Stagger time.Duration
@@ -80,7 +84,7 @@ func (d *Dialer) DialUnder(ctx context.Context, p Judge, t wire.Target) (net.Con
 
 	decision := p.Check(t)
 	if !decision.Allowed {
-		return nil, Denied(decision)
+		return nil, d.denied(decision)
 	}
 	host, port := t.Host, t.Port
 	if api := p.Kubernetes(); decision.Kubernetes && api != nil {
@@ -100,9 +104,17 @@ func (d *Dialer) DialUnder(ctx context.Context, p Judge, t wire.Target) (net.Con
 		}
 	}
 	if len(allowed) == 0 {
-		return nil, Denied(decision)
+		return nil, d.denied(decision)
 	}
 	return d.race(ctx, attempt{name: host, port: port, timeout: timeout}, interleave(allowed))
+}
+
+func (d *Dialer) denied(decision policy.Decision) *wire.Failure {
+	f := Denied(decision)
+	if d.Permit != nil && decision.Missing != "" {
+		f.Hint = d.Permit(decision.Missing)
+	}
+	return f
 }
 
 // Denied returns the failure for a decision that does not allow a target.

@@ -398,3 +398,17 @@ func TestRealTCP(t *testing.T) {
 		t.Errorf("dial of a closed port: %v", err)
 	}
 }
+
+// TestPermit: whoever runs the dialer says how a refused target would be allowed.
+func TestPermit(t *testing.T) {
+	d := &reach.Dialer{
+		Policy: allow(t, nil, "tcp:db:81", "tcp:10.0.0.0/8:80"), Permit: func(rule string) string { return "ask for " + rule },
+		Resolver: &names{answers: map[string][]string{"db": {"192.168.0.1"}}},
+	}
+	for _, refused := range []string{"tcp:db:82", "tcp:db:80"} { // by name, and by address
+		_, err := d.Dial(t.Context(), target(t, refused))
+		if f := wire.AsFailure(err, wire.LegUnknown); f.Code != wire.CodeDenied || f.Hint != "ask for "+refused {
+			t.Errorf("%s: %v, hint %q", refused, err, f.Hint)
+		}
+	}
+}

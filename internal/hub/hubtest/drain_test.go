@@ -3,7 +3,12 @@ package hubtest_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"sync"
 	"testing"
 	"time"
 
@@ -69,6 +74,56 @@ func TestAgentDrains(t *testing.T) {
 	_ = held.Close()
 	endsSoon(t, a)
 	w.awaitState("a", api.StateStopped, 2*time.Second+slack)
+}
+
+// TestDrainWithKeptStreams asks one of two replicas to end while a client keeps an HTTP
+// connection for its next request: that does not hold the replica, and no request fails.
+func TestDrainWithKeptStreams(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.agent("a", func(c *config.Agent) { c.DrainTimeout = patience })
+	web := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "ok") }))
+	t.Cleanup(web.Close)
+	p := w.proxy(nil)
+	way := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: p.http})}
+	t.Cleanup(way.CloseIdleConnections)
+	get := func() error {
+		res, err := (&http.Client{Transport: way}).Get(web.URL)
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "ok" {
+			return fmt.Errorf("%d %s, %w", res.StatusCode, body, err)
+		}
+		return nil
+	}
+	eventually(t, patience, get)
+	if n := a.metric(t, "postern_streams_open"); n != 1 {
+		t.Fatalf("%v streams are open; want the one that is kept", n)
+	}
+	w.agent("b", nil)
+	w.awaitPipes("b")
+
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				if err := get(); err != nil {
+					t.Errorf("a request: %v", err)
+				}
+				select {
+				case <-end:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		})
+	}
+	endsSoon(t, a)
+	close(end)
+	wg.Wait()
 }
 
 // TestDrainEnds: a stream that does not end is cut when the drain time is over, with

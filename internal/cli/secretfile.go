@@ -23,37 +23,48 @@ type secretFile struct {
 func newSecretFile(path string, replace bool) (*secretFile, error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		if info.IsDir() {
-			return nil, fmt.Errorf("write token: %s is a directory", path)
+			return nil, fmt.Errorf("write secret: %s is a directory", path)
 		}
 		f, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {
-			return nil, fmt.Errorf("write token: %w", err)
+			return nil, fmt.Errorf("write secret: %w", err)
 		}
 		return &secretFile{path: path, direct: f}, nil
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".postern-token-*") // mode 0600
 	if err != nil {
-		return nil, fmt.Errorf("write token: %w", err)
+		return nil, fmt.Errorf("write secret: %w", err)
 	}
 	return &secretFile{path: path, replace: replace, tmp: tmp}, nil
 }
 
 // commit writes v as JSON and puts the file into its place.
 func (s *secretFile) commit(v any) error {
+	return s.commitWith(func(f *os.File) error {
+		enc := json.NewEncoder(f)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	})
+}
+
+// commitText writes text and puts the file into its place.
+func (s *secretFile) commitText(text string) error {
+	return s.commitWith(func(f *os.File) error { _, err := f.WriteString(text); return err })
+}
+
+func (s *secretFile) commitWith(write func(*os.File) error) error {
 	f := s.tmp
 	if s.direct != nil {
 		f = s.direct
 	}
-	enc := json.NewEncoder(f)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("write token: %w", err)
+	if err := write(f); err != nil {
+		return fmt.Errorf("write secret: %w", err)
 	}
 	if s.direct != nil {
 		return nil
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write token: %w", err)
+		return fmt.Errorf("write secret: %w", err)
 	}
 	var err error
 	if s.replace {
@@ -65,7 +76,7 @@ func (s *secretFile) commit(v any) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("write token: %w", err)
+		return fmt.Errorf("write secret: %w", err)
 	}
 	return nil
 }

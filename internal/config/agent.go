@@ -50,6 +50,9 @@ func (a *Agent) fromFile() bool { return true }
 
 func (a *Agent) complete(s *Set, env Environment) {
 	a.Party.complete(s, env)
+	if s.Field(organizationsName).origin.Source == SourceDefault {
+		a.completeJoin(s, env)
+	}
 	a.completeEntries(s, env)
 }
 

@@ -20,14 +20,15 @@ type Membership struct {
 	Alias        string // what logs, metrics and health call it; empty for Organization
 	AgentID      string
 	Uplink
-	TokenFile      string
-	TokenEnv       string // the variable that holds the token
-	PrivateKeyFile string
-	PrivateKeyEnv  string // the variable that holds the private key
-	Allow          []string
-	Deny           []string // beside the common ones
-	PolicyFile     string
-	Zone           string
+	TokenFile         string
+	TokenEnv          string // the variable that holds the token
+	PrivateKeyFile    string
+	PrivateKeyEnv     string // the variable that holds the private key
+	WorkloadTokenFile string
+	Allow             []string
+	Deny              []string // beside the common ones
+	PolicyFile        string
+	Zone              string
 
 	token, key Secret // from the variables
 }
@@ -54,6 +55,7 @@ func (m *Membership) fields() []*Field {
 		text("token-env", "VARIABLE", &m.TokenEnv, "environment variable that holds the robot token, instead of tokenFile"),
 		text("private-key-file", "FILE", &m.PrivateKeyFile, "private key of the agent as it is registered in the organization; without any key or token the common one"),
 		text("private-key-env", "VARIABLE", &m.PrivateKeyEnv, "environment variable that holds the private key, instead of privateKeyFile"),
+		text("workload-token-file", "FILE", &m.WorkloadTokenFile, "token of an issuer that the organization trusts; never common"),
 		list("allow", "RULE", &m.Allow, "what the organization may reach; allowances are never common"),
 		list("deny", "RULE", &m.Deny, "what the organization may not reach, beside the common deny rules"),
 		text("policy-file", "FILE", &m.PolicyFile, "file of rules for the organization; never common, but entries may name the same file"),
@@ -115,6 +117,7 @@ func (a Agent) Each() []Agent {
 		}
 		if m.proofs() > 0 {
 			one.TokenFile, one.Token, one.PrivateKeyFile, one.PrivateKey = m.TokenFile, m.token, m.PrivateKeyFile, m.key
+			one.WorkloadTokenFile = m.WorkloadTokenFile
 		}
 		for own, common := range map[*string]*string{
 			&m.ConnectURL: &one.ConnectURL, &m.ProxyURL: &one.ProxyURL, &m.ProxyCAFile: &one.ProxyCAFile,
@@ -131,7 +134,7 @@ func (a Agent) Each() []Agent {
 
 // proofs counts the ways in which an entry says to prove who the agent is.
 func (m *Membership) proofs() (n int) {
-	for _, way := range []string{m.TokenFile, m.TokenEnv, m.PrivateKeyFile, m.PrivateKeyEnv} {
+	for _, way := range []string{m.TokenFile, m.TokenEnv, m.PrivateKeyFile, m.PrivateKeyEnv, m.WorkloadTokenFile} {
 		if way != "" {
 			n++
 		}
@@ -148,6 +151,8 @@ func (a *Agent) completeEntries(s *Set, env Environment) {
 	}
 }
 
+const joinMend = "join each organization with an agent that serves it alone, then give the entry the agent.key of its --state as privateKeyFile"
+
 // checkEntries checks the settings of an agent that has a list of organizations.
 func (a *Agent) checkEntries(c *checker) {
 	f := c.set.Field(organizationsName)
@@ -155,6 +160,8 @@ func (a *Agent) checkEntries(c *checker) {
 		{"organization", "make it an entry of the list, or leave the list out"},
 		{"token-file", "give each entry its tokenFile: a token is good for one organization"},
 		{"token", "give each entry its tokenFile or tokenEnv: a token is good for one organization"},
+		{"workload-token-file", "give each entry its workloadTokenFile: a token is good for one organization"},
+		{"join-file", joinMend}, {"join", joinMend}, {"state", joinMend},
 		{"allow", "give each entry what its organization may reach"},
 		{"policy-file", "give each entry its policyFile; it may be the same file"},
 	} {
@@ -205,7 +212,7 @@ func (m *Membership) check(c *checker) {
 	c.rules("allow", m.Allow)
 	c.rules("deny", m.Deny)
 	if m.proofs() > 1 {
-		c.fail(m.proof(), "give one of tokenFile, tokenEnv, privateKeyFile and privateKeyEnv", "an agent shows one token or one key")
+		c.fail(m.proof(), "give one of tokenFile, tokenEnv, privateKeyFile, privateKeyEnv and workloadTokenFile", "an agent shows one token or one key")
 	}
 	if m.TokenEnv != "" && m.token == "" {
 		c.fail("token-env", "", "the variable %s is not set", m.TokenEnv)
@@ -218,6 +225,8 @@ func (m *Membership) check(c *checker) {
 // proof returns the setting by which the entry proves who the agent is.
 func (m *Membership) proof() string {
 	switch {
+	case m.WorkloadTokenFile != "":
+		return "workload-token-file"
 	case m.PrivateKeyEnv != "":
 		return "private-key-env"
 	case m.PrivateKeyFile != "":

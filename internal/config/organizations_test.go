@@ -123,7 +123,7 @@ func TestOrganizationsErrors(t *testing.T) {
 				`organizations[0].alias (agent.yaml:4): alias "a b": want 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end` + "\n" +
 				`organizations[0].connectUrl (agent.yaml:4): "h" is not a URL; write tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes` + "\n" +
 				`organizations[0].allow (agent.yaml:4): rule "x": want kubernetes or tcp:HOST:PORT; examples: kubernetes, tcp:db.internal:5432, tcp:*.svc.cluster.local:443, tcp:10.0.0.0/8:5000-5999, tcp:[2001:db8::/32]:*` + "\n" +
-				"organizations[0].tokenEnv (agent.yaml:4): an agent shows one token or one key; give one of tokenFile, tokenEnv, privateKeyFile and privateKeyEnv\n" +
+				"organizations[0].tokenEnv (agent.yaml:4): an agent shows one token or one key; give one of tokenFile, tokenEnv, privateKeyFile, privateKeyEnv and workloadTokenFile\n" +
 				"organizations[0].tokenEnv (agent.yaml:4): the variable X is not set"},
 		{name: "another hub without trust", file: "caPin: " + pinA + "\nagentId: a\norganizations:\n- {organization: o, connectUrl: 'wss://h', tokenFile: t}\n",
 			want: "organizations[0].caPin (agent.yaml:4): is needed with wss://, so that what ends TLS on the way cannot pose as the hub; give the entry the pin that its hub prints at its start, or its ca.crt with caFile"},

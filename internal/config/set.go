@@ -40,6 +40,7 @@ type Set struct {
 	byName   map[string]*Field
 	file     *Field // nil if these settings are not kept in a file
 	path     string
+	checker  *checker // of the Load that is under way
 }
 
 // Bind makes the Set of some settings. What the settings hold now are the defaults.
@@ -78,8 +79,12 @@ func (s *Set) Load(env Environment) error {
 		// only report the same mistake a second time in other words.
 		return errors.Join(errs...)
 	}
-	s.settings.complete(s, env)
 	c := &checker{set: s}
+	s.checker = c
+	s.settings.complete(s, env)
+	if len(c.errs) > 0 {
+		return errors.Join(c.errs...) // as above
+	}
 	s.settings.check(c)
 	return errors.Join(c.errs...)
 }

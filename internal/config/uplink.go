@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -79,6 +80,9 @@ type Party struct {
 	// An agent may have a private key instead of a token; other parties have none.
 	PrivateKeyFile string // file with the key in PEM
 	PrivateKey     Secret // the key itself, from the environment only; unused when PrivateKeyFile is set
+	// Or the token of an issuer that the organization trusts.
+	WorkloadTokenFile string
+	Joining           // for an agent without any of these
 
 	Name         string // unique among the replicas that share an identity; derived when not given
 	Metrics      string // HOST:PORT for /metrics, /healthz and /readyz; empty for none
@@ -93,6 +97,8 @@ func (p *Party) fields(agentID, name string) []*Field {
 		text("agent-id", "ID", &p.AgentID, agentID),
 		text("token-file", "FILE", &p.TokenFile, "robot token, as postern robot token create writes it; read again at each renewal"),
 		hidden("token", &p.Token, "the robot token itself, where a file cannot be had").or("UPBOUND_TOKEN"),
+		text("workload-token-file", "FILE", &p.WorkloadTokenFile, "token of an issuer that the organization trusts, such as a projected service account token of Kubernetes, "+
+			"instead of --token-file; read again at each renewal"),
 		text("name", "NAME", &p.Name, name),
 	)
 	return all
@@ -100,10 +106,10 @@ func (p *Party) fields(agentID, name string) []*Field {
 
 // keyFields are the settings of a party that may have a key pair: an agent.
 func (p *Party) keyFields() []*Field {
-	return []*Field{
+	return append([]*Field{
 		text("private-key-file", "FILE", &p.PrivateKeyFile, "private key in PEM of an agent that is registered with its public key, instead of --token-file; read again at each renewal"),
 		hidden("private-key", &p.PrivateKey, "the private key itself in PEM, where a file cannot be had; line breaks may be written as \\n"),
-	}
+	}, p.joinFields()...)
 }
 
 func (p *Party) tail() []*Field {
@@ -121,28 +127,57 @@ func (p *Party) complete(s *Set, env Environment) {
 	s.oneToken(&p.TokenFile, &p.Token)
 	if s.Field("private-key-file") != nil {
 		s.oneSecret("private-key-file", &p.PrivateKeyFile, &p.PrivateKey)
-		p.oneProof(s)
+		s.oneSecret("join-file", &p.JoinFile, &p.JoinString)
+	}
+	p.oneProof(s)
+}
+
+// proof is one way to prove who a party is.
+type proof struct {
+	setting string
+	file    *string
+	value   *Secret // nil: from a file only
+}
+
+// given reports whether the proof is there.
+func (p proof) given() bool { return *p.file != "" || p.value != nil && *p.value != "" }
+
+// source returns where a proof that is there came from.
+func (p proof) source(s *Set) Source {
+	if *p.file != "" {
+		return s.Field(p.setting + "-file").origin.Source
+	}
+	return s.Field(p.setting).origin.Source
+}
+
+func (p proof) clear() {
+	*p.file = ""
+	if p.value != nil {
+		*p.value = ""
 	}
 }
 
-// oneProof settles whether the token or the private key counts when both are
-// given by different means: the one that was given closer to the command line.
-// Those from the same place contradict each other; check says so.
-func (p *Party) oneProof(s *Set) {
-	source := func(file string, value Secret, name string) (Source, bool) {
-		if file != "" {
-			return s.Field(name + "-file").origin.Source, true
-		}
-		return s.Field(name).origin.Source, value != ""
+// proofs returns the ways to prove who the party is that were given.
+func (p *Party) proofs() []proof {
+	all := []proof{
+		{"token", &p.TokenFile, &p.Token}, {"private-key", &p.PrivateKeyFile, &p.PrivateKey},
+		{"workload-token", &p.WorkloadTokenFile, nil}, {"join", &p.JoinFile, &p.JoinString},
 	}
-	token, hasToken := source(p.TokenFile, p.Token, "token")
-	key, hasKey := source(p.PrivateKeyFile, p.PrivateKey, "private-key")
-	switch {
-	case !hasToken || !hasKey || token == key:
-	case token > key:
-		p.PrivateKeyFile, p.PrivateKey = "", ""
-	default:
-		p.TokenFile, p.Token = "", ""
+	return slices.DeleteFunc(all, func(one proof) bool { return !one.given() })
+}
+
+// oneProof settles which proof counts when several are given by different means:
+// the one that was given closest to the command line. Those from the same place
+// contradict each other; check says so.
+func (p *Party) oneProof(s *Set) {
+	best := SourceDefault
+	for _, one := range p.proofs() {
+		best = max(best, one.source(s))
+	}
+	for _, one := range p.proofs() {
+		if one.source(s) < best {
+			one.clear()
+		}
 	}
 }
 
@@ -168,15 +203,20 @@ func (p *Party) check(c *checker) {
 	if c.require("organization", p.Organization) {
 		c.name("organization", "organization", p.Organization)
 	}
-	token, key := p.TokenFile != "" || p.Token != "", p.PrivateKeyFile != "" || p.PrivateKey != ""
-	switch {
-	case token && key:
-		c.fail("private-key-file", "give one of --token-file and --private-key-file", "an agent shows a token or a key, not both")
-	case !token && !key:
+	switch proofs := p.proofs(); {
+	case len(proofs) > 1:
+		names := make([]string, 0, len(proofs))
+		for _, one := range proofs {
+			names = append(names, "--"+one.setting+"-file")
+		}
+		c.fail(proofs[1].setting+"-file", "give one of "+strings.Join(names, " and "), "%s", severalProofs)
+	case len(proofs) == 0 && p.State == "":
 		c.require("token-file", p.TokenFile)
 	}
 	p.checkProcess(c)
 }
+
+const severalProofs = "an agent or proxy proves in one way who it is: by a token, a key, a workload's token or a join string"
 
 // checkProcess checks what concerns the process and no organization.
 func (p *Party) checkProcess(c *checker) {

@@ -49,6 +49,7 @@ type Grant struct {
 	BusToken      string // the user JWT for the bus
 	BusKey        []byte // the seed that belongs to it, the same for all grants of a Session
 	Configuration api.Configuration
+	Authorities   []byte    // the hub's, in PEM
 	Issued        time.Time // by our clock
 	Expires       time.Time // by our clock
 }
@@ -224,7 +225,7 @@ func (s *Session) newGrant(ctx context.Context) (*Grant, error) {
 		s.log.Warn("clocks differ; set them, for instance with NTP", "detail", clock.Error())
 	}
 	return &Grant{
-		Credentials: creds, BusToken: res.BusToken, BusKey: s.busSeed, Configuration: res.Configuration,
+		Credentials: creds, BusToken: res.BusToken, BusKey: s.busSeed, Configuration: res.Configuration, Authorities: []byte(res.CABundle),
 		Issued: received, Expires: sent.Add(time.Duration(res.ExpiresIn) * time.Second),
 	}, nil
 }

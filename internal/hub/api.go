@@ -58,6 +58,7 @@ type APIOptions struct {
 	Metrics       *observe.Hub    // nil: none
 	Version       string          // of this program
 	CredentialTTL time.Duration   // life of certificates and bus tokens, one second at least
+	PublicCA      bool            // the one port presents a certificate of a public CA: join strings need no pin
 	Relays        []string        // connect URLs to tell parties; none: the one they used
 	Log           *slog.Logger    // nil: none
 	Now           func() time.Time
@@ -131,6 +132,7 @@ func (a *API) routes() {
 		a.handle("POST "+api.PathAuthorities, role.Hub, a.rotateCA)
 		a.handle("DELETE "+api.PathAuthorities+"/{pin}", role.Hub, a.retireCA)
 	}
+	a.joinRoutes()
 
 	a.open("GET "+api.PathAgents, a.listAgents)
 	a.open("GET "+api.PathAgents+"/{id}", a.getAgent)

@@ -175,7 +175,8 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.api, err = NewAPI(APIOptions{
 		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants,
-		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, Log: h.log,
+		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, PublicCA: h.cfg.TLSCertFile != "",
+		Log: h.log,
 	})
 	return err
 }

@@ -238,6 +238,7 @@ func TestEveryRoute(t *testing.T) {
 	// here says why nobody needs a permission for it.
 	own := map[string]string{
 		"GET /v1/version": "open to all", "GET /v1/sign-in": "open to all",
+		"POST /v1/join":  "TestJoinStringRefusals",
 		"GET /v1/agents": "TestAgentsOfUsers", "GET /v1/agents/{id}": "TestAgentsOfUsers",
 		"GET /v1/whoami": "about the caller", "GET /v1/organizations": "TestOrganizationsOfUsers",
 		"GET /v1/sessions": "TestSessionsOfUsers", "DELETE /v1/sessions/{session}": "TestSessionsOfUsers",
@@ -245,7 +246,8 @@ func TestEveryRoute(t *testing.T) {
 	fill := func(pattern, org string) (method, path string) {
 		method, path, _ = strings.Cut(pattern, " ")
 		return method, strings.NewReplacer("{org}", org, "{robot}", "no-such", "{token}", "no-such", "{agent}", "no-such", "{key}", "00000000",
-			"{user}", "nobody", "{role}", "viewer", "{principal}", "user:nobody", "{session}", "no-such", "{id}", "no-such", "{pin}", "no-such").Replace(path)
+			"{user}", "nobody", "{role}", "viewer", "{principal}", "user:nobody", "{session}", "no-such", "{id}", "no-such", "{pin}", "no-such",
+			"{join}", "no-such", "{trust}", "no-such").Replace(path)
 	}
 	for _, r := range p.api.Routes() {
 		if r.Need == "" {

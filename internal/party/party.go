@@ -68,14 +68,28 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 	request := enroll.Request{
 		Organization: s.Organization, Role: cfg.Role, Name: cfg.Name, Replica: cfg.Replica, Version: cfg.Version, NewBusKey: bus.NewUserKey,
 	}
-	if s.PrivateKeyFile != "" || s.PrivateKey != "" {
+	var joining *enroll.Joining
+	switch {
+	case s.PrivateKeyFile != "" || s.PrivateKey != "":
 		request.Key = &enroll.KeyPair{File: s.PrivateKeyFile, Value: s.PrivateKey.Reveal(), Log: cfg.Log}
-	} else {
+	case s.TokenFile != "" || s.Token != "":
 		request.Secret = &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal(), Log: cfg.Log}
+	case s.WorkloadTokenFile != "":
+		request.Secret = &enroll.WorkloadToken{File: s.WorkloadTokenFile}
+	default:
+		joining = &enroll.Joining{Dir: s.State, String: s.JoinString.Reveal(), Log: cfg.Log}
+		request.Key = &enroll.KeyPair{File: joining.KeyFile(), Log: cfg.Log}
 	}
 	p.Session = enroll.New(d, request, cfg.Log)
 	p.Session.OnRenew(func(g *enroll.Grant) { d.Learn(g.Credentials.Roots) })
-	if err := p.enrol(ctx); err != nil {
+	if joining != nil {
+		if err := p.insist(ctx, "not joined yet", func(ctx context.Context) error { return joining.Run(ctx, d) }); err != nil {
+			d.CloseIdle()
+			return nil, err
+		}
+		p.Session.OnRenew(func(g *enroll.Grant) { joining.Learn(g.Authorities) })
+	}
+	if err := p.insist(ctx, "no credentials yet", p.Session.Start); err != nil {
 		d.CloseIdle()
 		return nil, err
 	}
@@ -99,10 +113,10 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 	return p, nil
 }
 
-// enrol gets the first credentials.
-func (p *Party) enrol(ctx context.Context) error {
+// insist attempts something until it succeeds, or a person has to mend something.
+func (p *Party) insist(ctx context.Context, not string, attempt func(context.Context) error) error {
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		err := p.Session.Start(ctx)
+		err := attempt(ctx)
 		if err == nil {
 			return nil
 		}
@@ -110,7 +124,7 @@ func (p *Party) enrol(ctx context.Context) error {
 			return err
 		}
 		wait := pause/2 + rand.N(pause)
-		p.cfg.Log.Warn("no credentials yet", "error", err, "retry_in", wait.Round(time.Millisecond))
+		p.cfg.Log.Warn(not, "error", err, "retry_in", wait.Round(time.Millisecond))
 		select {
 		case <-ctx.Done():
 			return err
@@ -197,17 +211,29 @@ func (p *Party) Probe(ctx context.Context) (time.Duration, error) {
 	return pipe.Probe(ctx, conn, p.Uplink.TLSConfig(wire.ALPNPipe, p.Certificate))
 }
 
-// VerifyToken asks the hub whether a robot token is good for our organization, by
-// an exchange whose credentials are thrown away. A token that is not gives a
-// *wire.Failure with CodeUnauthenticated.
-func (p *Party) VerifyToken(ctx context.Context, token string) error {
+// VerifyToken asks the hub whether a token is good for our organization, by an
+// exchange whose credentials are thrown away, and returns whose it is: the
+// certificate tells on whose behalf it was issued. A token that is not good gives
+// a *wire.Failure with CodeUnauthenticated.
+func (p *Party) VerifyToken(ctx context.Context, token string) (identity.Holder, error) {
 	s := enroll.New(p.Uplink, enroll.Request{
 		Organization: p.cfg.Settings.Organization, Role: identity.RoleProxy, Name: p.cfg.Name, Replica: "verify",
 		Version: p.cfg.Version, Secret: &enroll.RobotToken{Value: token}, NewBusKey: bus.NewUserKey,
 	}, nil)
 	err := s.Start(ctx)
 	if enroll.Permanent(err) {
-		return wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the hub does not accept the robot token given as password").WithCause(err)
+		return identity.Holder{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the hub does not accept the token given as password").WithCause(err)
 	}
-	return err
+	if err != nil {
+		return identity.Holder{}, err
+	}
+	h, err := identity.CertificateHolder(s.Credentials().Certificate.Leaf)
+	switch {
+	case err != nil:
+		return identity.Holder{}, wire.Fail(wire.LegHub, wire.CodeProtocol, "the hub does not tell whose the token is: %s", err).WithCause(err)
+	case h.Principal.Kind == identity.KindAdmin:
+		return identity.Holder{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the administrator's token is no password of a proxy").
+			WithHint("use the token of a robot of organization %s", p.cfg.Settings.Organization)
+	}
+	return h, nil
 }

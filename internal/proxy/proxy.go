@@ -142,9 +142,10 @@ func (p *Proxy) verifier(member *party.Party) VerifyFunc {
 		if organization != p.cfg.Organization {
 			return Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "this proxy serves organization %s only", p.cfg.Organization)
 		}
-		if err := member.VerifyToken(ctx, secret); err != nil {
+		h, err := member.VerifyToken(ctx, secret)
+		if err != nil {
 			return Identity{}, err
 		}
-		return Identity{Organization: organization, Principal: identity.Principal{Kind: identity.KindRobot, Name: "unknown"}}, nil
+		return Identity{Organization: organization, Principal: h.Principal, Groups: h.Groups}, nil
 	}
 }

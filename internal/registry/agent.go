@@ -31,6 +31,7 @@ type Agent struct {
 	UID             string    `json:"uid"`
 	OrganizationUID string    `json:"organizationUid"`
 	Created         time.Time `json:"created"`
+	Join            string    `json:"join,omitempty"` // ID of the join string that registered it
 }
 
 // AgentKey is a public key of a registered agent.
@@ -51,19 +52,22 @@ func agentKeyKey(org, agent, id string) string { return "agentkey." + org + "." 
 // RegisterAgent registers an agent, or returns ErrExists, or ErrNotFound when
 // there is no such organization.
 func (r *Registry) RegisterAgent(ctx context.Context, org, id, description string) (Agent, error) {
+	return r.registerAgent(ctx, Agent{Organization: org, ID: id, Description: description})
+}
+
+func (r *Registry) registerAgent(ctx context.Context, agent Agent) (Agent, error) {
+	org, id := agent.Organization, agent.ID
 	if err := identity.ValidateName("agent ID", id); err != nil {
 		return Agent{}, err
 	}
-	if len(description) > maxText {
-		return Agent{}, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrTooLong, len(description), maxText)
+	if len(agent.Description) > maxText {
+		return Agent{}, fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrTooLong, len(agent.Description), maxText)
 	}
 	o, err := r.Organization(ctx, org)
 	if err != nil {
 		return Agent{}, err
 	}
-	agent := Agent{
-		Organization: org, ID: id, Description: description, UID: uuid.NewString(), OrganizationUID: o.UID, Created: r.stamp(),
-	}
+	agent.UID, agent.OrganizationUID, agent.Created = uuid.NewString(), o.UID, r.stamp()
 	err = r.create(ctx, agentKey(org, id), agent)
 	if errors.Is(err, ErrExists) {
 		// One of an earlier organization with this name is dead: take its place.

@@ -6,6 +6,7 @@ package agentcmd
 import (
 	"context"
 	"errors"
+	"io"
 	"runtime/debug"
 	"strings"
 
@@ -62,6 +63,9 @@ not touch the others; it is tried again every minute. The agent ends when none i
   POSTERN_TOKEN_FILE=/var/run/postern/token ` + invocation + ` --connect-url tls://hub.example.org \
     --organization default --agent-id cluster-7
 
+  # With a join string from the hub's administrator. Keep the state: the string is good once.
+  ` + invocation + ` --join-file office.join --state /var/lib/postern --allow tcp:db.example.org:5432
+
   # With a key pair of its own instead of a token.
   ` + invocation + ` --connect-url tls://hub.example.org --organization default --agent-id office \
     --private-key-file office.key --ca-file ca.crt --allow tcp:db.example.org:5432
@@ -74,7 +78,9 @@ not touch the others; it is tried again every minute. The agent ends when none i
   AGENT_PROXY=http://proxy.example.org:3128 ` + invocation + ` --config agent.yaml`,
 		Args: command.Exact(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := set.Load(w.Env); err != nil {
+			env := w.Env
+			env.ReadFile = orStdin(w, env.ReadFile)
+			if err := set.Load(env); err != nil {
 				return err
 			}
 			return command.RunRole(cmd.Context(), w, "agent", settings.Log, settings.Metrics,
@@ -95,4 +101,17 @@ not touch the others; it is tried again every minute. The agent ends when none i
 	command.Bind(cmd, set)
 	cmd.AddCommand(newKeygen(w, invocation))
 	return cmd
+}
+
+// maxStdin bounds what is read from standard input, in bytes.
+const maxStdin = 64 << 10
+
+// orStdin makes "-" name standard input.
+func orStdin(w command.World, read func(string) ([]byte, error)) func(string) ([]byte, error) {
+	return func(name string) ([]byte, error) {
+		if name == "-" {
+			return io.ReadAll(io.LimitReader(w.Stdin, maxStdin))
+		}
+		return read(name)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -127,12 +128,25 @@ func TestTokensAsPasswords(t *testing.T) {
 	good, bad := secret(w.token), secret(w.robot("acme", "machines"))
 	for name, addr := range map[string]string{"the hub's own": w.info.Clients[0].String(), "a proxy": p.http} {
 		eventually(t, patience, func() error { return onceBy(addr, agentID+":"+good, target) })
-		for what, password := range map[string]string{"no password": "", "another organization's token": bad, "nonsense": "abc"} {
+		for what, password := range map[string]string{
+			"no password": "", "another organization's token": bad, "nonsense": "abc", "the administrator's token": w.admin.Token,
+		} {
 			var no *answer
 			if err := onceBy(addr, agentID+":"+password, target); !errors.As(err, &no) || no.status != 407 {
 				t.Errorf("%s, with %s: %v; want 407", name, what, err)
 			}
 		}
+	}
+	// Both know whose the token is, the one by the certificate that it was given for it.
+	for _, part := range []string{"hub", "proxy"} {
+		eventually(t, patience, func() error {
+			for line := range strings.Lines(w.book.String()) {
+				if strings.Contains(line, " part="+part+" ") && strings.Contains(line, "identity=robot:machines") {
+					return nil
+				}
+			}
+			return errors.New(part + " does not tell for whom its streams are")
+		})
 	}
 }
 

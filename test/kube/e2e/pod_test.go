@@ -5,8 +5,6 @@ package e2e_test
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
-	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -24,64 +22,69 @@ import (
 // API server and nothing else.
 const podAgent = "kube-pod"
 
-func podAgentObjects(token, ca string) string {
-	return fmt.Sprintf(`
-apiVersion: v1
-kind: Namespace
-metadata: {name: postern}
----
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: agent, namespace: postern}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: agent, namespace: postern}
-data: {token.json: %[1]s, ca.crt: %[2]s}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: agent, namespace: postern}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: agent}}
-  template:
-    metadata: {labels: {app: agent}}
-    spec:
-      serviceAccountName: agent
-      securityContext: {runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, fsGroup: 65532}
-      containers:
-      - name: agent
-        image: postern.test/postern:1
-        args: [agent, --connect-url, "tls://%[3]s", --organization, default, --agent-id, %[4]s,
-          --token-file, /etc/postern/token.json, --ca-file, /etc/postern/ca.crt]
-        securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
-        volumeMounts: [{name: identity, mountPath: /etc/postern, readOnly: true}]
-      volumes:
-      - {name: identity, secret: {secretName: agent, defaultMode: 0440}}
-`, token, ca, hubAddr, podAgent)
+// guide is the document whose manifest and kubeconfig the test applies.
+const guide = "docs/guide/kubernetes.md"
+
+// guideBlock returns the YAML of the guide that holds marker, with the reader's own values in the
+// place of the example's. Each has to be there, so that the two do not grow apart.
+func guideBlock(t *testing.T, marker string, values map[string]string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", filepath.FromSlash(guide)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range strings.Split(string(text), "```yaml\n")[1:] {
+		block, _, _ = strings.Cut(block, "```")
+		if !strings.Contains(block, marker) {
+			continue
+		}
+		for old, value := range values {
+			if !strings.Contains(block, old) {
+				t.Fatalf("%s: no %q in the YAML with %q", guide, old, marker)
+			}
+			block = strings.ReplaceAll(block, old, value)
+		}
+		return block
+	}
+	t.Fatalf("%s: no YAML with %q", guide, marker)
+	return ""
+}
+
+// indent puts text where a literal block of YAML stands.
+func indent(text string) string {
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
 }
 
 func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 	err := c.Import(limit(t, quick), image.Image{
 		Ref:        "postern.test/postern:1",
 		Files:      map[string]string{"/bin/postern": tunnel.binary},
-		Entrypoint: []string{"/bin/postern"},
+		Entrypoint: []string{"/bin/postern", "agent"},
 		Env:        []string{"PATH=/bin"},
+		User:       "65532",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	manifest := filepath.Join(t.TempDir(), "agent.yaml")
-	objects := podAgentObjects(encodeFile(t, tunnel.robotToken()), encodeFile(t, tunnel.caFile()))
+	objects := guideBlock(t, "kind: Deployment", map[string]string{
+		`{"accessId": "…", "token": "…"}`:                                   indent(readFile(t, tunnel.robotToken())),
+		"-----BEGIN CERTIFICATE-----\n    …\n    -----END CERTIFICATE-----": indent(readFile(t, tunnel.caFile())),
+		"tls://hub.example.org:4222":                                        "tls://" + hubAddr,
+		"value: production":                                                 "value: " + podAgent,
+		"image: postern-agent # of your registry":                           "image: postern.test/postern:1",
+	})
 	if err := os.WriteFile(manifest, []byte(objects), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ctx := limit(t, 3*quick)
-	if _, err := c.KubectlInside(ctx, "apply", "-f", manifest); err != nil {
+	if _, err := c.KubectlInside(ctx, "create", "namespace", "postern"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.KubectlInside(ctx, "rollout", "status", "-n", "postern", "deployment/agent", "--timeout=60s"); err != nil {
+	if _, err := c.KubectlInside(ctx, "apply", "-n", "postern", "-f", manifest); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.KubectlInside(ctx, "rollout", "status", "-n", "postern", "deployment/postern-agent", "--timeout=60s"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -90,7 +93,7 @@ func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), quick)
 		defer cancel()
-		out, err := c.KubectlInside(ctx, "logs", "-n", "postern", "deployment/agent", "--tail=30")
+		out, err := c.KubectlInside(ctx, "logs", "-n", "postern", "deployment/postern-agent", "--tail=30")
 		t.Logf("log of the agent's pod: %v\n%s", err, out)
 	})
 
@@ -103,9 +106,40 @@ func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 	kubectl.must(t, "wait", "--for=condition=Ready", "pod/clock", "--timeout=30s")
 	testExec(t, kubectl, "true")
 
+	testGuideKubeconfig(ctx, t, c, kubectl, httpAddr)
+
 	// Everything else is refused, by the agent's default.
 	for _, target := range []string{net.JoinHostPort(cluster.NodeIP, "10250"), "web.via-proxy-url.svc.cluster.local:80"} {
 		checkForbidden(t, httpAddr, target)
+	}
+}
+
+// testGuideKubeconfig reaches the cluster with the kubeconfig of the guide, whose CA and token come
+// from where it says.
+func testGuideKubeconfig(ctx context.Context, t *testing.T, c *cluster.Cluster, kubectl client, httpAddr string) {
+	ca, err := c.KubectlInside(ctx, "get", "configmap", "kube-root-ca.crt", "-o", `jsonpath={.data.ca\.crt}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := c.ServiceAccountToken(ctx, "postern", "reader", "view")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"ca.crt": ca, "token": token,
+		"kubeconfig": guideBlock(t, "kind: Config", map[string]string{
+			"production-ca.crt": "ca.crt", "tokenFile: production-token": "tokenFile: token",
+			"proxy-url: http://127.0.0.1:3128": "proxy-url: http://" + httpAddr,
+		}),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kubectl.kubeconfig = filepath.Join(dir, "kubeconfig")
+	if out := kubectl.must(t, "get", "deployments", "-n", "postern"); !strings.Contains(out, "postern-agent") {
+		t.Errorf("the guide's kubeconfig shows\n%s", out)
 	}
 }
 
@@ -134,11 +168,11 @@ func checkForbidden(t *testing.T, proxyAddr, target string) {
 	}
 }
 
-func encodeFile(t *testing.T, name string) string {
+func readFile(t *testing.T, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return base64.StdEncoding.EncodeToString(text)
+	return string(text)
 }

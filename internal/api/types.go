@@ -121,6 +121,8 @@ type Agent struct {
 	Organization string    `json:"organization"`
 	State        string    `json:"state"` // the best of its replicas'
 	Replicas     []Replica `json:"replicas"`
+
+	Labels map[string]string `json:"labels,omitempty"` // which access grants choose by
 }
 
 // Replica is one process of an agent, as it last announced itself.

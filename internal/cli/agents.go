@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/cli/command"
 )
@@ -30,7 +31,7 @@ func newAgents(w command.World) *cobra.Command {
 				return err
 			}
 			return output.print(w.Stdout, nonNil(all), func(r *rows) {
-				r.row("AGENT", "STATE", "REPLICAS", "VERSION", "STREAMS", "LAST ERROR")
+				r.row("AGENT", "STATE", "REPLICAS", "VERSION", "STREAMS", "LABELS", "LAST ERROR")
 				for _, a := range all {
 					r.row(agentCells(a)...)
 				}
@@ -60,7 +61,7 @@ func agentCells(a api.Agent) []string {
 			worst = r
 		}
 	}
-	return []string{a.ID, a.State, fmt.Sprintf("%d/%d", ready, len(a.Replicas)), version, strconv.Itoa(streams), lastError(worst)}
+	return []string{a.ID, a.State, fmt.Sprintf("%d/%d", ready, len(a.Replicas)), version, strconv.Itoa(streams), access.FormatLabels(a.Labels), lastError(worst)}
 }
 
 func lastError(r api.Replica) string {

@@ -40,8 +40,8 @@ office   r2        lost    3h ago   v2        -      -           -         0    
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want = `office   ready     1/2   mixed   3   2d ago: relay: \x1b[2Jgone
-plant    stopped   0/0   -       0   -
+	want = `office   ready     1/2   mixed   3   -   2d ago: relay: \x1b[2Jgone
+plant    stopped   0/0   -       0   -   -
 `
 	if diff := cmp.Diff(want, list.String()); diff != "" {
 		t.Errorf("agents (-want +got):\n%s", diff)

@@ -186,8 +186,11 @@ func (a *Access) Revoke(ctx context.Context, org, id string) (access.Grant, erro
 	return gone, err
 }
 
-// Labels returns the labels of an organization's agents, by agent ID.
+// Labels returns the labels of an organization's agents, by agent ID; none if a is nil.
 func (a *Access) Labels(org string) map[string]map[string]string {
+	if a == nil {
+		return nil
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if one := a.all[org]; one != nil {

@@ -73,7 +73,12 @@ func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error
 	if _, err := a.o.Registry.Organization(r.Context(), org); err != nil {
 		return "", nil, err
 	}
-	return org, groupReplicas(org, convert(a.o.Presence.Presence(org), replicaOf)), nil
+	agents = groupReplicas(org, convert(a.o.Presence.Presence(org), replicaOf))
+	labels := a.o.Access.Labels(org)
+	for i := range agents {
+		agents[i].Labels = labels[agents[i].ID]
+	}
+	return org, agents, nil
 }
 
 // groupReplicas puts the replicas of each agent together, both by name. It sorts

@@ -54,6 +54,7 @@ type APIOptions struct {
 	Access        *Access
 	Bus           BusUsers
 	Presence      Presence
+	Explainer     Explainer
 	Health        *observe.Health // for /healthz and /readyz
 	Metrics       *observe.Hub    // nil: none
 	Version       string          // of this program
@@ -133,6 +134,8 @@ func (a *API) routes() {
 		a.handle("DELETE "+api.PathAuthorities+"/{pin}", role.Hub, a.retireCA)
 	}
 	a.joinRoutes()
+
+	a.accessRoutes()
 
 	a.open("GET "+api.PathAgents, a.listAgents)
 	a.open("GET "+api.PathAgents+"/{id}", a.getAgent)

@@ -174,9 +174,10 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants, Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants,
-		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL, PublicCA: h.cfg.TLSCertFile != "",
-		Log: h.log,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants,
+		Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
+		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
+		PublicCA: h.cfg.TLSCertFile != "", Log: h.log,
 	})
 	return err
 }

@@ -66,6 +66,16 @@ func AtMost(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// AtLeast is as Exact, but the last argument may be left out or given several times.
+func AtLeast(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if need := names[:len(names)-1]; len(args) < len(need) {
+			return usagef("%s is missing", strings.Join(need[len(args):], " and "))
+		}
+		return nil
+	}
+}
+
 // Group returns a command that only holds others.
 func Group(use, short string, children ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{

@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +181,16 @@ func TestAttackBusLogins(t *testing.T) {
 	_, operator, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
+	}
+	// Signed by the account's key, which only the hub has, the same forgery is good.
+	seed, err := os.ReadFile(filepath.Join(w.dir, "keys", "account-"+evil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := w.dialBus(&mallory.Credentials.Certificate); err != nil {
+		t.Fatal(err)
+	} else if err := s.login(forged(seedKey(seed), func(map[string]any) {}), ours, nil); err != nil {
+		t.Fatal("the forger does not know the trade:", err)
 	}
 	acmeAccount := claims(victim)["iss"]
 	signed := strings.Split(victim.BusToken, ".")

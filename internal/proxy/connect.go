@@ -90,7 +90,7 @@ func parseAuthority(s string) (string, uint16, *wire.Failure) {
 
 func parsePort(s string) (uint16, *wire.Failure) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	if err != nil || n == 0 || s[0] == '+' {
+	if err != nil || n == 0 || s[0] == '+' || len(s) > len("65535") {
 		return 0, badRequest("the port %q is not a number between 1 and 65535", clip(s))
 	}
 	return uint16(n), nil

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -69,7 +70,7 @@ type APIOptions struct {
 // It is an http.Handler, safe for concurrent use.
 type API struct {
 	o        APIOptions
-	mux      *http.ServeMux
+	mux      *router
 	failures *failureLimiter
 	table    []route
 }
@@ -92,10 +93,25 @@ func NewAPI(o APIOptions) (*API, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &API{o: o, mux: http.NewServeMux(), failures: newFailureLimiter()}
+	a := &API{o: o, mux: &router{}, failures: newFailureLimiter()}
 	a.routes()
 	return a, nil
 }
+
+// router remembers its routes, so that a test can ask each one what it lets through.
+type router struct {
+	http.ServeMux
+	patterns []string
+}
+
+// HandleFunc adds a route.
+func (m *router) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
+	m.patterns = append(m.patterns, pattern)
+	m.ServeMux.HandleFunc(pattern, h)
+}
+
+// Patterns returns the routes: a method and a path each, as http.ServeMux takes them.
+func (a *API) Patterns() []string { return slices.Clone(a.mux.patterns) }
 
 // handler does what a request asks and returns what to send as JSON, or nil for
 // no content.

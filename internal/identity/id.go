@@ -46,7 +46,7 @@ type NameError struct {
 
 // Error says what names look like.
 func (e *NameError) Error() string {
-	return fmt.Sprintf("%s %q: want 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end", e.Kind, e.Name)
+	return fmt.Sprintf("%s %.100q: want 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end", e.Kind, e.Name)
 }
 
 // ValidateName says whether name may be used for a thing of the given kind

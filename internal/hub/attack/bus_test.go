@@ -320,7 +320,7 @@ func TestAttackMeetings(t *testing.T) {
 	serving := w.conn(w.enrol(acme, identity.RoleAgent, agentID, "r1"))
 	defer serving.Close()
 	served := make(chan bus.MeetRequest, 16)
-	stop, err := serving.ServeMeet(agentID, "r1", func(r bus.MeetRequest) error { served <- r; return nil })
+	stop, err := serving.ServeMeet(agentID, "r1", "e1", func(r bus.MeetRequest) error { served <- r; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +336,7 @@ func TestAttackMeetings(t *testing.T) {
 	thief := w.conn(w.enrol(evil, identity.RoleAgent, agentID, "r1"))
 	defer thief.Close()
 	stolen := make(chan struct{}, 16)
-	stopThief, err := thief.ServeMeet(agentID, "r1", func(bus.MeetRequest) error { stolen <- struct{}{}; return nil })
+	stopThief, err := thief.ServeMeet(agentID, "r1", "e1", func(bus.MeetRequest) error { stolen <- struct{}{}; return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

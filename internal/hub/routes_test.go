@@ -19,6 +19,7 @@ import (
 // openRoutes are those that strangers may use, and why.
 var openRoutes = map[string]string{
 	"POST /v1/token":  "who asks proves himself in the body",
+	"POST /v1/join":   "who joins shows the secret of a join string in the body",
 	"GET /v1/ca":      "public",
 	"GET /v1/version": "public",
 	"GET /v1/sign-in": "how people sign in, before they have",

@@ -131,7 +131,7 @@ func TestAgentIsRefused(t *testing.T) {
 		"no token file":          {harness.PartySpec{Token: "/no/such/file"}, []string{"/no/such/file"}},
 		"empty token file":       {harness.PartySpec{Token: write("t", "")}, []string{"empty", "token"}},
 		"wrong organization":     {harness.PartySpec{Organization: "acme", Token: good}, []string{"organization", "acme"}},
-		"unknown organization":   {harness.PartySpec{Args: []string{"--organization", "nowhere"}}, []string{"organization", "nowhere"}},
+		"unknown organization":   {harness.PartySpec{Organization: "nowhere", Token: good}, []string{"organization", "nowhere"}},
 		"CA of another hub":      {harness.PartySpec{Args: []string{"--ca-file", other.CA()}}, []string{"certificate", "CA"}},
 		"wrong pin":              {harness.PartySpec{Args: []string{"--ca-pin", "sha256:" + strings.Repeat("ab", 32)}}, []string{"pin"}},
 		"rule that is none":      {harness.PartySpec{Allow: []string{"everything"}}, []string{"everything", "rule"}},

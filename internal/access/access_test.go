@@ -176,7 +176,8 @@ func TestCheckAgainstOracle(t *testing.T) {
 
 		var byName, byAddr, perhaps bool
 		for _, g := range grants {
-			if !g.Agent.Chooses(agent) || !g.Expires.IsZero() && !g.Expires.After(now) || !who.Is(g.To) {
+			if !g.Agent.Chooses(agent) || !g.Expires.IsZero() && !g.Expires.After(now) || !who.Is(g.To) ||
+				g.To.Kind == identity.KindProxy && who.Principal.Kind == identity.KindUser {
 				continue
 			}
 			for _, r := range g.Targets {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/wire"
 )
@@ -85,13 +86,17 @@ type View struct {
 }
 
 // For returns what the set says to an asker at an agent. In a set of those that
-// concern the agent, whose grants choose no agents, all count.
+// concern the agent, whose grants choose no agents, all count. A person is let in as a
+// user or by a group, never by the name of a proxy: people choose the names of theirs.
 func (s *Set) For(who policy.Asker, a Agent, now time.Time) View {
 	v := View{who: who, agent: a.ID}
 	if s == nil {
 		return v
 	}
 	for _, name := range who.Names() {
+		if name.Kind == identity.KindProxy && who.Principal.Kind == identity.KindUser {
+			continue
+		}
 		for _, i := range s.to[name] {
 			if g := s.grants[i]; (g.Agent.IsZero() || g.Agent.Chooses(a)) && !g.Expired(now) {
 				v.grants = append(v.grants, g)

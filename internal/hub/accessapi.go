@@ -76,10 +76,8 @@ func (a *API) grantAccess(r *http.Request) (any, error) {
 	if err := readJSON(r, &req); err != nil {
 		return nil, err
 	}
-	by, err := a.caller(r)
-	if err != nil {
-		return nil, err
-	}
+	var err error
+	by := callerOf(r)
 	g := access.Grant{ID: req.ID, Note: req.Note, By: by.Principal}
 	bad := func(err error) error {
 		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "%s", err).WithCause(err)
@@ -114,11 +112,7 @@ func (a *API) grantAccess(r *http.Request) (any, error) {
 }
 
 func (a *API) revokeAccess(r *http.Request) (any, error) {
-	by, err := a.caller(r)
-	if err != nil {
-		return nil, err
-	}
-	org := r.PathValue("org")
+	by, org := callerOf(r), r.PathValue("org")
 	g, err := a.o.Access.Revoke(r.Context(), org, r.PathValue("grant"))
 	if err != nil {
 		return nil, err
@@ -148,7 +142,7 @@ func (a *API) setLabels(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.o.Log.Info("agent labelled", "organization", org, "agent", agent, "labels", access.FormatLabels(labels))
+	a.o.Log.Info("agent labelled", "organization", org, "agent", agent, "labels", access.FormatLabels(labels), "by", callerOf(r).String())
 	return api.AgentLabels{Organization: org, Agent: agent, Labels: labels}, nil
 }
 

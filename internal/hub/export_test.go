@@ -1,6 +1,27 @@
 package hub
 
-import "postern.dev/postern/internal/role"
+import (
+	"context"
+
+	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/proxy"
+	"postern.dev/postern/internal/role"
+)
+
+// Authority returns what signs certificates.
+func (h *Hub) Authority() *identity.Authority { return h.state.Authority() }
+
+// Open opens a stream through the hub's own proxies.
+func (h *Hub) Open(ctx context.Context, r proxy.Request) (proxy.Stream, error) {
+	return h.tenants.Open(ctx, r)
+}
+
+// Bus returns the hub's connection to an organization's bus.
+func (h *Hub) Bus(org string) *bus.Conn { return h.tenants.get(org).bus }
+
+// Replicas returns what the hub knows of an organization's agents.
+func (h *Hub) Replicas(org string) []bus.Presence { return h.tenants.Presence(org) }
 
 // Route is a route of the API, for tests.
 type Route struct {

@@ -33,6 +33,7 @@ const cutLimit = 5 * time.Second
 type site struct {
 	t     *testing.T
 	info  hub.Info
+	hub   *hub.Hub
 	admin *api.Client
 	echo  string
 	dir   string
@@ -59,9 +60,10 @@ func newSite(t *testing.T, ttl time.Duration) *site {
 	cfg.Data, cfg.Listen, cfg.HTTP = filepath.Join(s.dir, "hub"), "127.0.0.1:0", "127.0.0.1:0"
 	cfg.CredentialTTL, cfg.DrainTimeout = ttl, 0
 	started := make(chan hub.Info, 1)
-	s.run("hub", hub.New(cfg, hub.Options{
+	s.hub = hub.New(cfg, hub.Options{
 		Version: "test", Health: observe.NewHealth(), Log: slog.New(slog.DiscardHandler), Started: func(i hub.Info) { started <- i },
-	}).Run)
+	})
+	s.run("hub", s.hub.Run)
 	s.info = <-started
 	d, err := uplink.New(uplink.Config{ConnectURL: s.url(), CAFile: s.info.CAFile, Getenv: func(string) string { return "" }})
 	if err != nil {

@@ -34,6 +34,13 @@ func bindHub(w command.World, cmd *cobra.Command) *hubFlags {
 // call loads the settings and calls f with a client for the hub and the
 // organization.
 func (h *hubFlags) call(cmd *cobra.Command, f func(ctx context.Context, c *api.Client, org string) error) error {
+	return h.callFor(cmd, callTimeout, f)
+}
+
+// callFor is call for what may take longer.
+func (h *hubFlags) callFor(
+	cmd *cobra.Command, limit time.Duration, f func(ctx context.Context, c *api.Client, org string) error,
+) error {
 	if err := h.set.Load(h.world.Env); err != nil {
 		return err
 	}
@@ -45,7 +52,7 @@ func (h *hubFlags) call(cmd *cobra.Command, f func(ctx context.Context, c *api.C
 		return err
 	}
 	defer d.CloseIdle()
-	ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+	ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 	defer cancel()
 	secret := &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal()}
 	token, _, err := secret.SubjectToken(ctx)

@@ -55,6 +55,7 @@ file.`,
 		},
 	}
 	command.Bind(cmd, set)
+	cmd.AddCommand(newHubBackup(w), newHubRestore(w), newHubRotateKey(w))
 	return cmd
 }
 

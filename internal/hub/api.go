@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"postern.dev/postern/internal/api"
@@ -50,7 +51,8 @@ type APIOptions struct {
 	SignIn        *SignIn // nil: people cannot sign in
 	Organizations *Organizations
 	Grants        *Grants
-	Rotation      *Rotation // nil: the authority does not change
+	Rotation      *Rotation                              // nil: the authority does not change
+	Backup        func(context.Context, io.Writer) error // nil: no backups are made
 	Orders        *Orders
 	Access        *Access
 	Bus           BusUsers
@@ -71,6 +73,7 @@ type APIOptions struct {
 type API struct {
 	o        APIOptions
 	mux      *router
+	saving   sync.Mutex // held while a backup is made
 	failures *failureLimiter
 	table    []route
 }
@@ -144,6 +147,11 @@ func (a *API) routes() {
 	a.handle("POST "+agents+"/{agent}/keys", role.Operate, a.addAgentKey)
 	a.handle("DELETE "+agents+"/{agent}/keys/{key}", role.Operate, a.removeAgentKey)
 
+	if a.o.Backup != nil {
+		one := route{pattern: "GET " + api.PathBackup, need: role.Hub}
+		a.table = append(a.table, one)
+		a.mux.HandleFunc(one.pattern, a.backup)
+	}
 	if a.o.Rotation != nil {
 		a.handle("GET "+api.PathAuthorities, role.Hub, a.listAuthorities)
 		a.handle("POST "+api.PathAuthorities, role.Hub, a.rotateCA)

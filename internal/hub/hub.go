@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -102,13 +103,11 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if h.serving, err = newServing(h.cfg, h.state, h.log); err != nil {
 		return err
 	}
-	seeds, err := h.state.Secret("bus", embedded.NewSeeds)
+	seeds, err := h.state.busSeeds()
 	if err != nil {
 		return err
 	}
-	h.bus, err = embedded.Start(embedded.Config{
-		Dir: h.state.BusDir(), EncryptionKey: h.state.BusKey(), TrustDomain: h.state.TrustDomain(), Node: h.state.Node(), Log: h.log,
-	}, seeds)
+	h.bus, err = embedded.Start(h.state.busConfig(h.log), seeds)
 	if err != nil {
 		return err
 	}
@@ -175,11 +174,16 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.api, err = NewAPI(APIOptions{
 		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants,
-		Rotation: h.rotation, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
+		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Log: h.log,
 	})
 	return err
+}
+
+// backup writes a backup of the hub.
+func (h *Hub) backup(ctx context.Context, w io.Writer) error {
+	return Backup(ctx, w, h.state, h.bus, h.opt.Version)
 }
 
 // serve faces the network until ctx ends.

@@ -86,6 +86,9 @@ type stateRecord struct {
 	Authorities []AuthorityRecord `json:"authorities,omitempty"` // the newest first
 	Generation  int               `json:"generation,omitempty"`  // of the authorities: grows with each change
 	AdminOff    bool              `json:"adminOff,omitempty"`    // the administrator's token is switched off
+	BusDir      string            `json:"busDir,omitempty"`      // the bus's directory; empty: busDir
+	BusKeyFile  string            `json:"busKeyFile,omitempty"`  // with the bus's key, if it is kept here; empty: busFile
+	Remove      []string          `json:"remove,omitempty"`      // what was replaced, and may still be there
 }
 
 // OpenState opens a state directory and locks it; a directory that does not
@@ -178,6 +181,11 @@ func (s *State) readRecord() (found bool, err error) {
 	if r.Format != stateFormat {
 		return false, stateError(ErrStateVersion, s.dir, "its format is %d, and this version knows format %d", r.Format, stateFormat)
 	}
+	for _, name := range append(slices.Collect(maps.Keys(r.Files)), append(r.Remove, r.busDir(), r.busKeyFile())...) {
+		if !filepath.IsLocal(name) {
+			return false, stateError(ErrStateCorrupt, s.Path(stateFile), "it names %q", name)
+		}
+	}
 	return true, nil
 }
 
@@ -252,7 +260,7 @@ func (s *State) load(o StateOptions) error {
 	}
 	files := make(map[string][]byte)
 	for _, name := range slices.Sorted(maps.Keys(s.record.Files)) {
-		if name == busFile && s.busKey != nil {
+		if name == s.record.busKeyFile() && s.busKey != nil {
 			continue // the operator may have moved it away, or replaced it together with the bus
 		}
 		b, err := s.readKept(name)
@@ -269,7 +277,7 @@ func (s *State) load(o StateOptions) error {
 		return stateError(ErrStateCorrupt, s.dir, "%s: %s", tokenFile, err)
 	}
 	if s.busKey == nil {
-		key, ok := files[busFile]
+		key, ok := files[s.record.busKeyFile()]
 		if !ok {
 			return stateError(ErrStateOptions, s.dir, "it was made with a bus key that is kept elsewhere: give its file")
 		}
@@ -279,6 +287,10 @@ func (s *State) load(o StateOptions) error {
 		return err
 	}
 	removeLeftovers(s.dir, s.Path(keysDir))
+	s.removeStrayStores()
+	if err := s.removeReplaced(); err != nil {
+		return err
+	}
 	return s.writeBundle()
 }
 
@@ -292,7 +304,11 @@ func (s *State) CAFile() string { return s.Path(caFile) }
 func (s *State) AdminTokenFile() string { return s.Path(adminFile) }
 
 // BusDir returns the path that is the bus's own; the bus makes it.
-func (s *State) BusDir() string { return s.Path(busDir) }
+func (s *State) BusDir() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Path(s.record.busDir())
+}
 
 // BusKey returns the key that encrypts the bus's state: at least 32 random
 // characters.

@@ -16,6 +16,7 @@ import (
 // Why a state directory cannot be used.
 var (
 	ErrStateForeign    = errors.New("directory is not a hub's")
+	ErrStateTaken      = errors.New("directory is not empty")
 	ErrStateVersion    = errors.New("directory has another format")
 	ErrStateCorrupt    = errors.New("state is corrupt")
 	ErrStateLocked     = errors.New("another hub is running on the directory")
@@ -27,6 +28,7 @@ var (
 // hints says what to do about each.
 var hints = map[error]string{
 	ErrStateForeign:    "give a directory that does not exist or is empty, or one that a hub made",
+	ErrStateTaken:      "a backup is restored into a directory that does not exist or is empty",
 	ErrStateVersion:    "run the version of postern that made it, or a newer one",
 	ErrStateCorrupt:    "restore it from a backup",
 	ErrStateLocked:     "stop the other hub, or give another directory",

@@ -118,7 +118,7 @@ func (w *world) fresh(name, caFile, pin string) {
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *config.Hub) {
-		c.CredentialTTL = 3 * time.Second
+		c.CredentialTTL = 6 * time.Second
 		c.HTTP = "127.0.0.1:0"
 		c.DrainTimeout = 100 * time.Millisecond
 	})
@@ -166,7 +166,7 @@ func TestRotation(t *testing.T) {
 // TestRotationSurvivesRestarts stops the hub in each phase: it goes on with it.
 func TestRotationSurvivesRestarts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *config.Hub) { c.CredentialTTL = 2 * time.Second; c.DrainTimeout = 100 * time.Millisecond })
+	w := newWorld(t, func(c *config.Hub) { c.CredentialTTL = 5 * time.Second; c.DrainTimeout = 100 * time.Millisecond })
 	oldFile := w.keepCA()
 	w.agent("a", func(c *config.Agent) { c.CAFile = oldFile })
 	w.awaitState("a", api.StateReady, patience)

@@ -16,6 +16,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/party"
 	"postern.dev/postern/internal/pipe"
@@ -59,6 +60,7 @@ type Agent struct {
 	log   *slog.Logger
 	reach *reach.Dialer
 	guard *guard
+	quota *limit.Book
 	epoch string
 	start time.Time
 
@@ -107,7 +109,7 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 	}
 	a := &Agent{
 		cfg: cfg, opt: opt, limit: limit, ready: ready, log: log, meters: m,
-		guard: g, epoch: rand.Text(), start: time.Now(), since: time.Now(),
+		guard: g, quota: newQuota(cfg, log), epoch: rand.Text(), start: time.Now(), since: time.Now(),
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
 		orders: hubOrders{given: make(chan struct{}, 1)},
 	}

@@ -9,6 +9,7 @@ import (
 
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/reach"
 	"postern.dev/postern/internal/stream"
@@ -172,13 +173,18 @@ func (l *lane) one(in *stream.Incoming) error {
 	served := sync.OnceFunc(func() { a.serving.Add(-1) })
 	defer served()
 	ctx, cancel := a.life, context.CancelFunc(func() {})
-	if limit := time.Duration(in.LimitMillis) * time.Millisecond; limit > 0 && limit < reach.DefaultTimeout {
-		ctx, cancel = context.WithTimeout(ctx, limit)
+	if d := time.Duration(in.LimitMillis) * time.Millisecond; d > 0 && d < reach.DefaultTimeout {
+		ctx, cancel = context.WithTimeout(ctx, d)
 	}
 	defer cancel()
 	if err != nil {
 		return l.refuse(in, err, start)
 	}
+	use, refusal := a.quota.Enter(limit.OneStream, a.cfg.Organization, a.cfg.AgentID, l.pipe.Peer().Name)
+	if refusal != nil {
+		return l.refuse(in, refusal.Failure(wire.LegAgent), start)
+	}
+	defer use.Leave()
 	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
 	conn, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
@@ -191,6 +197,7 @@ func (l *lane) one(in *stream.Incoming) error {
 		<-l.done
 		return err
 	}
+	s.Limit(use)
 	a.streams.Opened(nil, time.Since(start))
 	a.open.Add(1)
 	debug := a.log.Enabled(ctx, slog.LevelDebug)
@@ -223,8 +230,11 @@ func (l *lane) refuse(in *stream.Incoming, err error, start time.Time) error {
 	l.agent.streams.Opened(f, time.Since(start))
 	l.agent.failed(f)
 	var level slog.Level
-	if f.Code == wire.CodeDenied { // somebody tries what the owner does not allow
+	switch f.Code { //nolint:exhaustive // the others are ordinary
+	case wire.CodeDenied: // somebody tries what the owner does not allow
 		level = slog.LevelWarn
+	case wire.CodeOverloaded: // the quota tells of its limits
+		level = slog.LevelDebug
 	}
 	l.log(in).Log(context.Background(), level, "stream refused", "error", f)
 	if err := in.Refuse(f, l); err != nil && !errors.Is(err, context.Canceled) {

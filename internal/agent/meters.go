@@ -3,6 +3,7 @@ package agent
 import (
 	"sync/atomic"
 
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 )
 
@@ -26,7 +27,15 @@ func newMeters(r *observe.Registry, organization string) *meters {
 	r = r.Of(organization)
 	m.streams, m.pipes, m.uplink, m.member = observe.NewStreams(r), observe.NewPipes(r), observe.NewUplink(r), observe.NewMembership(r)
 	m.pipes.Watch(func() int { idle, _ := m.count(); return idle }, func() int { _, busy := m.count(); return busy })
+	observe.NewLimits(r, m.limits)
 	return m
+}
+
+func (m *meters) limits() []limit.Usage {
+	if a := m.agent.Load(); a != nil {
+		return a.quota.Sum(limit.Agent)
+	}
+	return nil
 }
 
 func (m *meters) count() (idle, busy int) {

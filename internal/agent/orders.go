@@ -77,6 +77,7 @@ func (a *Agent) ordered(message []byte) {
 	if !news {
 		return
 	}
+	a.limitBy(d.Limits)
 	a.log.Info("orders in force", "version", d.Version, "access_grants", len(d.Access), "labels", access.FormatLabels(d.Labels), "streams_cut", cut)
 	if d.Unknown > 0 {
 		a.log.Warn("access grants of a newer kind are not in force here; upgrade the agent", "access_grants", d.Unknown)

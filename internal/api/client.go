@@ -161,12 +161,20 @@ func get[T any](ctx context.Context, c *Client, path string, query url.Values) (
 }
 
 func post[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	return submit[T](ctx, c, http.MethodPost, path, body)
+}
+
+func patch[T any](ctx context.Context, c *Client, path string, body any) (T, error) {
+	return submit[T](ctx, c, http.MethodPatch, path, body)
+}
+
+func submit[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
 	var into T
 	b, err := json.Marshal(body)
 	if err != nil {
 		return into, wire.Fail(wire.LegClient, wire.CodeInternal, "encode request: %s", err).WithCause(err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.BaseURL+path, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(ctx, method, c.BaseURL+path, bytes.NewReader(b))
 	if err != nil {
 		return into, badURL(c.BaseURL, err)
 	}

@@ -41,7 +41,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	agent.AddCommand(newAgentNew(w), newJoin(w), newRegister(w), newUnregister(w), newKey(w), newLabel(w))
 	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w))
-	add(groupManage, newOrganization(w), newRobot(w), newAccess(w), newCA(w))
+	add(groupManage, newOrganization(w), newRobot(w), newAccess(w), newLimit(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 )
 
 // Agent is the settings of an agent: the party in the private network that
@@ -12,6 +13,7 @@ type Agent struct {
 	Deny       []string // rules of internal/policy; they win over Allow and PolicyFile
 	PolicyFile string   // further rules, read again when the file changes
 	Zone       string   // where the agent runs; proxies of the same zone prefer it
+	Limit      []string // LEVEL.LIMIT=VALUE; see Limits
 
 	// Alias is what logs, metrics and health call the organization; empty for its name.
 	Alias string
@@ -42,6 +44,8 @@ func (a *Agent) fields() []*Field {
 		organizationsField(),
 		allowField(&a.Allow), denyField(&a.Deny), policyFileField(&a.PolicyFile),
 		text("zone", "ZONE", &a.Zone, "where this process runs; a proxy prefers the agents' replicas of its own zone"),
+		limitField(&a.Limit, "how much may go through this replica in all, and by each proxy, in each organization: agent.streams=500, "+
+			"proxy.streams=50, agent.bytes-per-second=100MB, agent.opens-per-second=100; the hub may allow less"),
 	)
 	return append(all, a.tail()...)
 }
@@ -57,6 +61,7 @@ func (a *Agent) complete(s *Set, env Environment) {
 }
 
 func (a *Agent) check(c *checker) {
+	c.limits("limit", a.Limit, limit.Agent, limit.Proxy)
 	if c.set.Field(organizationsName).origin.Source != SourceDefault {
 		a.checkEntries(c)
 		return

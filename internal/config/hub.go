@@ -2,6 +2,8 @@ package config
 
 import (
 	"time"
+
+	"postern.dev/postern/internal/limit"
 )
 
 // Hub is the settings of a hub: identity, registry, bus, relay and, if it has
@@ -17,6 +19,7 @@ type Hub struct {
 	TrustDomain   string   // of SPIFFE IDs; chosen at first start if empty, and never changed after
 	BusKeyFile    string   // key that encrypts the bus's state on disk; made beside it if empty
 	CredentialTTL time.Duration
+	Limit         []string // LEVEL.LIMIT=VALUE; see Limits
 	Metrics       string
 	DrainTimeout  time.Duration
 	Log           Log
@@ -46,6 +49,8 @@ func (h *Hub) fields() []*Field {
 		period("credential-ttl", &h.CredentialTTL, "how long the certificates of agents and proxies are valid; they renew them at two thirds of it"),
 	}
 	all = append(all, h.SignIn.fields()...)
+	all = append(all, limitField(&h.Limit, "how much organizations, agents and proxies may use unless postern limit set says otherwise: organization.streams=20000, "+
+		"proxy.bytes-per-second=100MB, agent.opens-per-second=unlimited"))
 	all = append(all, h.Listeners.fields()...)
 	all = append(all,
 		text("metrics", "ADDR", &h.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -83,6 +88,7 @@ func (h *Hub) check(c *checker) {
 		c.fail("credential-ttl", "", "%v is out of bounds: want between %v and %v", h.CredentialTTL, minCredentialTTL, maxCredentialTTL)
 	}
 	h.SignIn.check(c)
+	c.limits("limit", h.Limit, limit.Organization, limit.Agent, limit.Proxy)
 	h.Listeners.check(c, true)
 	if h.Metrics != "" {
 		c.listenAddr("metrics", h.Metrics)

@@ -51,6 +51,7 @@ type APIOptions struct {
 	SignIn        *SignIn // nil: people cannot sign in
 	Organizations *Organizations
 	Grants        *Grants
+	Quotas        *Quotas
 	Rotation      *Rotation                              // nil: the authority does not change
 	Backup        func(context.Context, io.Writer) error // nil: no backups are made
 	Orders        *Orders
@@ -160,6 +161,8 @@ func (a *API) routes() {
 	a.joinRoutes()
 
 	a.accessRoutes()
+
+	a.limitRoutes(api.PathOrganizations + "/{org}/limits")
 
 	a.open("GET "+api.PathAgents, a.listAgents)
 	a.open("GET "+api.PathAgents+"/{id}", a.getAgent)

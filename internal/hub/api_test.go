@@ -24,6 +24,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
@@ -35,6 +36,7 @@ type fixture struct {
 	state   *hub.State
 	reg     *registry.Registry
 	grants  *hub.Grants
+	quotas  *hub.Quotas
 	api     *hub.API
 	server  *httptest.Server
 	admin   *api.Client
@@ -45,6 +47,7 @@ type fixture struct {
 	clock   time.Duration
 	seen    []bus.Presence
 	voided  []string // bus users that were revoked
+	bounds  []string // of connections to the bus, as they were set
 }
 
 // logBuffer is a log that a test can read while others write.
@@ -86,10 +89,16 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 		t.Fatal(err)
 	}
 	f.grants = grants
+	f.quotas = hub.NewQuotas(hub.QuotasConfig{
+		Registry: f.reg, Bus: f, Log: slog.New(slog.NewTextHandler(f.log, nil)),
+		Defaults: limit.Table{limit.Organization: {Streams: 100, Agents: 1000}, limit.Proxy: {Streams: 10}},
+		Count:    func(org string) (agents, connections int) { return grants.Agents(org), 7 },
+	})
+	grants.Limit(f.quotas.Book())
 	signIn := newSignIn(f)
 	f.api, err = hub.NewAPI(hub.APIOptions{
 		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), SignIn: signIn, Organizations: orgs, Grants: grants,
-		Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
+		Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})
 	if err != nil {
@@ -131,6 +140,13 @@ func (f *fixture) stop(org string) error {
 
 func (f *fixture) MintUser(org, userKey string, role identity.Role, name, replica string, ttl time.Duration) (string, error) {
 	return fmt.Sprintf("%s %s %s %s %s %s", org, userKey, role, name, replica, ttl), nil
+}
+
+func (f *fixture) LimitConnections(org string, most int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bounds = append(f.bounds, fmt.Sprint(org, " ", most))
+	return nil
 }
 
 func (f *fixture) RevokeUsers(_ string, keys ...string) error {

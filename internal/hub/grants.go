@@ -82,6 +82,7 @@ type Grants struct {
 	owners  map[string]busOwner        // by bus key
 	next    map[string][]string        // by serial: those whose Previous it is
 	pending map[registry.Ground]string // patterns to enforce again, and why
+	roster  *roster
 }
 
 // busOwner is whose a bus key is, and in how many grants. Without it somebody could
@@ -108,6 +109,7 @@ func OpenGrants(
 	g := &Grants{
 		store: store, registry: reg, bus: bus, now: now, log: log,
 		all: make(map[string]*Grant), owners: make(map[string]busOwner), next: make(map[string][]string), pending: make(map[registry.Ground]string),
+		roster: newRoster(),
 	}
 	keys, err := store.List(ctx, "grant.")
 	if err != nil {
@@ -126,6 +128,7 @@ func OpenGrants(
 		}
 		one.revision = revision
 		g.claim(one.BusKey, one.ID)
+		g.roster.enter(one)
 		g.put(one)
 	}
 	// What was deleted while nobody enforced it: the process ended in between.
@@ -178,7 +181,7 @@ func (g *Grants) Revoked(serial string) bool {
 
 // Issue notes a grant before it is given out. It must not be given out when there
 // is an error: errBusKeyTaken for the bus key of another party, registry.ErrRevoked
-// when its ground has just vanished. A Previous that is of the same party moves to
+// when its ground has just vanished, an *api.Problem when there are too many. A Previous that is of the same party moves to
 // the new ground with all before it, since the holder of the new ground vouches for
 // it: so a key or token can be replaced and the old one revoked under open streams.
 func (g *Grants) Issue(ctx context.Context, one Grant) error {
@@ -189,10 +192,11 @@ func (g *Grants) Issue(ctx context.Context, one Grant) error {
 	if !g.claim(one.BusKey, one.ID) {
 		return errBusKeyTaken
 	}
+	if err := g.enlist(&one); err != nil {
+		return err
+	}
 	if one.revision, err = g.store.Create(ctx, grantKey(one.Serial), b); err != nil {
-		g.mu.Lock()
-		g.release(one.BusKey)
-		g.mu.Unlock()
+		g.delist(&one)
 		return fmt.Errorf("note grant: %w", err)
 	}
 	previous := one.Previous
@@ -251,7 +255,9 @@ func (g *Grants) vouch(ctx context.Context, serial, previous string) {
 		newest.Previous = previous
 		g.next[previous] = append(g.next[previous], serial)
 		for one := before; one != nil && one.Ground != newest.Ground && !one.Revoked && len(moved) < len(g.all); one = g.all[one.Previous] {
+			g.roster.stand(one, -1)
 			one.Ground = newest.Ground
+			g.roster.stand(one, 1)
 			moved = append(moved, *one)
 		}
 	}
@@ -325,6 +331,7 @@ func (g *Grants) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 	g.mu.Lock()
 	for _, one := range g.all {
 		if gone[one.Ground] && !one.Revoked {
+			g.roster.stand(one, -1)
 			one.Revoked = true
 			revoked = append(revoked, *one)
 			users[one.Ground.Organization] = append(users[one.Ground.Organization], one.BusKey)
@@ -425,6 +432,7 @@ func (g *Grants) sweep(ctx context.Context) {
 // forget takes a grant out of the chain of its process; g.mu is held.
 func (g *Grants) forget(one *Grant) {
 	delete(g.all, one.Serial)
+	g.roster.leave(one)
 	g.release(one.BusKey)
 	for _, serial := range g.next[one.Serial] {
 		if later := g.all[serial]; later != nil {

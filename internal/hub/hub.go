@@ -16,6 +16,7 @@ import (
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/pipe"
@@ -67,6 +68,7 @@ type Hub struct {
 	registry *registry.Registry
 	grants   *Grants
 	issuers  *oidc.Verifier
+	quotas   *Quotas
 	rotation *Rotation
 	orders   *Orders
 	access   *Access
@@ -133,12 +135,19 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if h.grants, err = OpenGrants(ctx, issued, h.registry, h.bus, h.log, nil); err != nil {
 		return err
 	}
+	h.quotas = NewQuotas(QuotasConfig{
+		Registry: h.registry, Bus: h.bus, Defaults: h.cfg.Limits(), Log: h.log,
+		Count:   func(org string) (agents, connections int) { return h.grants.Agents(org), h.bus.ConnectionsOf(org) },
+		Changed: func(org string) { h.orders.Changed(org) },
+	})
+	h.grants.Limit(h.quotas.Book())
 	var streams *observe.Streams
 	var pipes *observe.Pipes
 	var relays *observe.Relay
 	var metrics *observe.Hub
 	if r := h.opt.Registry; r != nil {
 		streams, pipes, relays, metrics = observe.NewStreams(r), observe.NewPipes(r), observe.NewRelay(r), observe.NewHub(r)
+		observe.NewLimits(r, func() []limit.Usage { return h.quotas.Book().Sum(limit.Organization) })
 	}
 	h.relay = relay.New(relay.Config{
 		Node:        h.state.Node(),
@@ -147,6 +156,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Bus:         h.bus.Serve,
 		HTTP:        true,
 		Revoked:     h.grants.Revoked,
+		Limits:      h.quotas.Book(),
 		Metrics:     relays,
 		Log:         h.log,
 	})
@@ -155,12 +165,12 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		State: h.state, Grants: h.grants, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
 	})
 	h.access = NewAccess(h.registry, func(org string) { h.orders.Changed(org) }, h.log, nil)
-	if h.orders, err = NewOrders(h.state, h.registry, h.log, h.access.Order); err != nil {
+	if h.orders, err = NewOrders(h.state, h.registry, h.log, h.access.Order, h.quotas.Order); err != nil {
 		return err
 	}
 	h.tenants = &tenants{
 		state: h.state, bus: h.bus, zone: h.cfg.Zone, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
-		orders: h.orders, access: h.access, log: h.log, all: make(map[string]*tenant),
+		orders: h.orders, access: h.access, quotas: h.quotas, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
 	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })
@@ -174,7 +184,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.api, err = NewAPI(APIOptions{
 		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants,
-		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
+		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Log: h.log,
 	})

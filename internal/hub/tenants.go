@@ -34,6 +34,7 @@ type tenants struct {
 	streams *observe.Streams
 	pipes   *observe.Pipes
 	orders  *Orders
+	quotas  *Quotas
 	access  *Access
 	log     *slog.Logger
 
@@ -66,6 +67,9 @@ func (t *tenants) start(ctx context.Context, org string) error {
 	if err := t.bus.EnsureAccount(org, seed); err != nil {
 		return err
 	}
+	if err := t.quotas.Open(ctx, org); err != nil {
+		return err
+	}
 	conn, err := t.bus.Connect(ctx, org)
 	if err != nil {
 		return fmt.Errorf("connect to the bus of %s: %w", org, err)
@@ -84,7 +88,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		Organization: org, Zone: t.zone, Node: t.state.Node(), Bus: conn,
 		Credentials: func() *identity.Credentials { c, _ := creds.current(); return c },
 		Join:        func(ctx context.Context, ticket wire.Ticket) (net.Conn, error) { return t.join(ctx, ticket, id) },
-		Streams:     t.streams, Pipes: t.pipes, Log: t.log.With("organization", org),
+		Limits:      t.quotas.Book(), Name: ownProxy, Streams: t.streams, Pipes: t.pipes, Log: t.log.With("organization", org),
 	})
 	if err != nil {
 		end()
@@ -126,6 +130,7 @@ func (t *tenants) stop(org string) error {
 		<-one.done
 	}
 	t.access.Forget(org)
+	t.quotas.Forget(org)
 	if err := t.bus.RemoveAccount(org); err != nil {
 		return err
 	}

@@ -26,6 +26,10 @@ type Options struct {
 	// Hint, if not nil, says what to do about a refusal.
 	Hint func(*Refusal) string
 
+	// Count, if not nil, says how many agents and connections to the bus an
+	// organization has, which the book does not count itself.
+	Count func(organization string) (agents, connections int)
+
 	// Refused, if not nil, is told of refusals: of each party and kind, once a
 	// minute at most. It must not call the book.
 	Refused func(*Refusal)
@@ -162,6 +166,56 @@ func (b *Book) Limits(key Key) Limits {
 	return b.limits(key)
 }
 
+// Know makes Sum tell of a party that has not used anything yet.
+func (b *Book) Know(key Key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.meter(key, time.Now())
+}
+
+// Default returns the limits of a level's parties that have none of their own.
+func (b *Book) Default(l Level) Limits {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.opt.Defaults[l]
+}
+
+// Own returns what was set for parties of a level in an organization, by name.
+func (b *Book) Own(l Level, organization string) map[string]Limits {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make(map[string]Limits)
+	for key, set := range b.set {
+		if key.Level == l && key.Organization == organization {
+			all[key.Name] = set
+		}
+	}
+	return all
+}
+
+// Orders is the limits that a hub tells an agent, for each of its replicas.
+type Orders struct {
+	Agent   Limits            `json:"agent"`
+	Proxy   Limits            `json:"proxy"`             // of a proxy that is not among the others
+	Proxies map[string]Limits `json:"proxies,omitempty"` // that were set; what is unset is as in Proxy
+}
+
+// Obey makes the stricter hold of own limits and those of orders, for one agent of
+// one organization.
+func (b *Book) Obey(own Table, o Orders, organization string) {
+	t := own
+	t[Agent], t[Proxy] = own[Agent].And(o.Agent), own[Proxy].And(o.Proxy)
+	b.SetDefaults(t)
+	for name := range b.Own(Proxy, organization) {
+		if _, still := o.Proxies[name]; !still {
+			b.Set(Key{Proxy, organization, name}, Limits{})
+		}
+	}
+	for name, l := range o.Proxies {
+		b.Set(Key{Proxy, organization, name}, own[Proxy].And(l.Or(o.Proxy)))
+	}
+}
+
 // Forget removes what an organization and its parties have set and used. What is
 // open still counts nowhere else.
 func (b *Book) Forget(organization string) {
@@ -224,12 +278,45 @@ type Usage struct {
 	Limits  Limits // that hold
 	Streams int64
 	Pipes   int64
+
+	Agents, Connections int64 // of an organization
+
 	Totals
+}
+
+// Used returns how much of a limit is in use; false for rates, which are not in use.
+func (u *Usage) Used(k Kind) (int64, bool) {
+	switch k {
+	case Streams:
+		return u.Streams, true
+	case Agents:
+		return u.Agents, u.Level == Organization
+	case Connections:
+		return u.Connections, u.Level == Organization
+	default:
+		return 0, false
+	}
+}
+
+// count completes what is told of an organization; mu is not held.
+func (b *Book) count(u *Usage) {
+	if u.Level == Organization && b.opt.Count != nil {
+		agents, connections := b.opt.Count(u.Organization)
+		u.Agents, u.Connections = int64(agents), int64(connections)
+	}
 }
 
 // Usage returns what the parties of an organization use that have limits of their
 // own or were heard of lately, and the organization itself, which comes first.
 func (b *Book) Usage(organization string) []Usage {
+	all := b.usage(organization)
+	for i := range all {
+		b.count(&all[i])
+	}
+	return all
+}
+
+func (b *Book) usage(organization string) []Usage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	keys := map[Key]bool{{Level: Organization, Organization: organization}: true}
@@ -257,9 +344,18 @@ func (b *Book) Usage(organization string) []Usage {
 	return all
 }
 
-// Sum returns what each organization uses, and what its agents and its proxies have
-// been refused together: entries with an empty Name. It is for metrics.
-func (b *Book) Sum() []Usage {
+// Sum returns sums for metrics: for each organization and level an entry without a
+// Name. Parties of the level whole are told with the limits that hold for them, so
+// there should be one in an organization.
+func (b *Book) Sum(whole Level) []Usage {
+	all := b.sum(whole)
+	for i := range all {
+		b.count(&all[i])
+	}
+	return all
+}
+
+func (b *Book) sum(whole Level) []Usage {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	sums := make(map[Key]*Usage)
@@ -276,8 +372,9 @@ func (b *Book) Sum() []Usage {
 	for key, m := range b.meters {
 		u := at(key)
 		u.add(m)
-		if key.Level == Organization {
-			u.Limits, u.Own, u.Streams, u.Pipes = m.limits, b.set[key], m.streams, m.pipes
+		u.Streams, u.Pipes = u.Streams+m.streams, u.Pipes+m.pipes
+		if key.Level == whole {
+			u.Limits = m.limits
 		}
 	}
 	all := make([]Usage, 0, len(sums))

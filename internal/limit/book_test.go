@@ -405,14 +405,14 @@ func TestNamesThatComeAndGo(t *testing.T) {
 		if all := b.Usage("acme"); len(all) != 4 || all[3].Name != "near" || all[3].Streams != 1 {
 			t.Errorf("still known: %+v", all)
 		}
-		for _, sum := range b.Sum() {
+		for _, sum := range b.Sum(limit.Organization) {
 			if sum.Level == limit.Proxy && sum.Refused[limit.Streams] != 1000 {
 				t.Errorf("%d refusals told", sum.Refused[limit.Streams])
 			}
 		}
 		held.Leave()
 		b.Forget("acme")
-		if all := b.Sum(); len(all) != 0 {
+		if all := b.Sum(limit.Organization); len(all) != 0 {
 			t.Errorf("not forgotten: %+v", all)
 		}
 	})

@@ -68,6 +68,9 @@ func (r *Registry) registerAgent(ctx context.Context, agent Agent) (Agent, error
 		return Agent{}, err
 	}
 	agent.UID, agent.OrganizationUID, agent.Created = uuid.NewString(), o.UID, r.stamp()
+	if err := r.room(ctx, "agent."+org+".", maxRegistrations); err != nil {
+		return Agent{}, fmt.Errorf("register agent %q in organization %q: %w", agent.ID, org, err)
+	}
 	err = r.create(ctx, agentKey(org, id), agent)
 	if errors.Is(err, ErrExists) {
 		// One of an earlier organization with this name is dead: take its place.

@@ -144,7 +144,7 @@ func (r *Registry) DeleteOrganization(ctx context.Context, name string) error {
 	if err := r.store.Delete(ctx, organizationKey(name)); err != nil {
 		return fmt.Errorf("delete organization %q: %w", name, err)
 	}
-	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "join."+name+".", "trust."+name+".", "access."+name+".", "labels."+name+".", "binding."+name+".")
+	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "join."+name+".", "trust."+name+".", "access."+name+".", "labels."+name+".", "binding."+name+".", "limit."+name+".")
 }
 
 // CreateRobot makes a robot, or returns ErrExists, or ErrNotFound when there is
@@ -163,6 +163,9 @@ func (r *Registry) CreateRobot(ctx context.Context, org, name, description strin
 	robot := Robot{
 		Organization: org, Name: name, Description: description,
 		UID: uuid.NewString(), OrganizationUID: o.UID, Created: r.stamp(),
+	}
+	if err := r.room(ctx, "robot."+org+".", maxRobots); err != nil {
+		return Robot{}, fmt.Errorf("create robot %q in organization %q: %w", name, org, err)
 	}
 	err = r.create(ctx, robotKey(org, name), robot)
 	if errors.Is(err, ErrExists) {

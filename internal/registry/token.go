@@ -38,6 +38,9 @@ func (r *Registry) CreateToken(
 	if slices.ContainsFunc(existing, func(t Token) bool { return t.Name == name }) {
 		return Token{}, "", fmt.Errorf("create token %q of robot %q: %w", name, robot, ErrExists)
 	}
+	if len(existing) >= maxTokens {
+		return Token{}, "", fmt.Errorf("create token %q of robot %q: %w: there are %d already", name, robot, ErrLimit, len(existing))
+	}
 	t := Token{
 		Organization: org, Robot: robot, RobotUID: owner.UID, AccessID: uuid.NewString(), Name: name,
 		Created: r.stamp(), Expires: expires.UTC().Truncate(time.Second),

@@ -217,7 +217,7 @@ func TestSignsOfLifePassTheLine(t *testing.T) {
 	left := &living{ended: make(chan struct{})}
 	var waiting sync.WaitGroup
 	waiting.Go(func() { line.Take(1<<30, left) }) // eighteen hours
-	for line.Chunk(1<<20) > 16<<10 { // until two share what there is
+	for line.Chunk(1<<20) > 16<<10 {              // until two share what there is
 		time.Sleep(time.Millisecond)
 	}
 	for _, way := range [][2]net.Conn{{p, a}, {a, p}} {

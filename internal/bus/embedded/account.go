@@ -27,6 +27,8 @@ type account struct {
 	store   bool             // may keep state: the hub's
 	revoked map[string]int64 // by user key: tokens issued until then (Unix seconds) are void
 	deleted bool
+
+	connections int64 // at once, at most; 0 for the server's default
 }
 
 // claims returns what the account may do, as its JWT says it.
@@ -34,6 +36,9 @@ func (s *Server) claims(a *account) *jwt.AccountClaims {
 	c := jwt.NewAccountClaims(a.key.public)
 	c.Name = a.name
 	c.Limits.Conn = int64(s.conf.MaxConnections)
+	if a.connections > 0 {
+		c.Limits.Conn = a.connections
+	}
 	c.Limits.LeafNodeConn = 0
 	c.Limits.Imports, c.Limits.Exports, c.Limits.WildcardExports = 0, 0, false
 	c.Limits.DisallowBearer = true
@@ -96,6 +101,46 @@ func (s *Server) EnsureAccount(org string, seed []byte) error {
 	}
 	s.accounts[org] = a
 	return nil
+}
+
+// LimitConnections bounds the connections that an organization may have at once, the
+// hub's own not counted; 0 means the server's default. Those that are too many are cut.
+func (s *Server) LimitConnections(org string, most int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.accounts[org]
+	if a == nil {
+		return fmt.Errorf("%w: %s", ErrNoAccount, org)
+	}
+	if most > 0 {
+		most++ // the hub's own
+	}
+	if a.connections == most {
+		return nil
+	}
+	before := a.connections
+	a.connections = most
+	if err := s.apply(a); err != nil {
+		a.connections = before
+		return err
+	}
+	return nil
+}
+
+// ConnectionsOf returns how many connections an organization has, the hub's own
+// not counted.
+func (s *Server) ConnectionsOf(org string) int {
+	s.mu.Lock()
+	a := s.accounts[org]
+	s.mu.Unlock()
+	if a == nil {
+		return 0
+	}
+	live, err := s.ns.LookupAccount(a.key.public)
+	if err != nil {
+		return 0
+	}
+	return max(live.NumConnections()-1, 0)
 }
 
 // RemoveAccount ends an organization: its connections are cut, and no token of

@@ -11,6 +11,7 @@ import (
 	"postern.dev/postern/internal/cli"
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 )
 
@@ -212,6 +213,7 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 		{"Connection to the hub: agents, proxies", func(r *observe.Registry) { observe.NewUplink(r) }},
 		{"Organizations: agents", func(r *observe.Registry) { observe.NewMembership(r) }},
 		{"Relay: hubs", func(r *observe.Registry) { observe.NewRelay(r) }},
+		{"Limits: agents, hubs", func(r *observe.Registry) { observe.NewLimits(r, func() []limit.Usage { return nil }) }},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
 	} {
 		r := observe.NewRegistry("", "")

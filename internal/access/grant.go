@@ -10,6 +10,7 @@ package access
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,10 +50,8 @@ func (g Grant) Validate() error {
 	case g.Expires.Year() > 9999 || g.Created.Year() > 9999:
 		return errors.New("access grant has a time out of range")
 	}
-	for _, r := range g.Targets {
-		if r == (policy.Rule{}) {
-			return errors.New("access grant has an empty target")
-		}
+	if slices.Contains(g.Targets, policy.Rule{}) {
+		return errors.New("access grant has an empty target")
 	}
 	return errors.Join(identity.ValidateName("access grant ID", g.ID), g.To.Validate())
 }

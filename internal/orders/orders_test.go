@@ -138,7 +138,7 @@ func TestFullOrganization(t *testing.T) {
 	d := sample()
 	d.Access, d.Limits = nil, nil
 	size := 0
-	for i := 0; i < access.MaxGrants; i++ {
+	for i := range access.MaxGrants {
 		g := access.Grant{
 			ID: fmt.Sprintf("g-%05d", i), To: policy.Whom{Kind: identity.KindUser, Name: noise(i, 80)},
 			Targets: []policy.Rule{policy.MustRule(fmt.Sprintf("tcp:%s.example.org:5432", strings.Trim(noise(i+1e6, 20), "-")))}, Expires: time.Unix(2e9+int64(i), 0).UTC(),

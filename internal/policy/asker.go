@@ -80,7 +80,7 @@ func ParseAsker(texts ...string) (Asker, error) {
 	return a, nil
 }
 
-// Everyone, as the name in a Whom, stands for all of its kind.
+// Everyone is the name in a Whom that stands for all of its kind.
 const Everyone = "*"
 
 // Whom names askers, in rules and access grants: a user, the members of a group, a

@@ -171,7 +171,7 @@ func (r *Registry) NextOrdersVersion(ctx context.Context, org string) (uint64, e
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return 0, fmt.Errorf("get version of orders of organization %q: %w", org, err)
 	}
-	next := orders{o.UID, max(last.Version+1, uint64(r.now().UnixMilli()))} //nolint:gosec // after 1970
+	next := orders{o.UID, max(last.Version+1, uint64(r.now().UnixMilli()))}
 	if errors.Is(err, ErrNotFound) {
 		err = r.create(ctx, ordersKey(org), next)
 	} else {

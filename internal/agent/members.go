@@ -38,7 +38,7 @@ func share(files uint64, n int) int {
 	if files == 0 || files > 1<<32 {
 		return maxPipes
 	}
-	left := int(files) - spareFiles - n*filesPerParty //nolint:gosec // small
+	left := int(files) - spareFiles - n*filesPerParty
 	return min(max(left/(2*n), 1), maxPipes)          // a pipe, and its target
 }
 

@@ -80,7 +80,8 @@ func (c *checker) connectURL(setting, value string) {
 	}
 }
 
-func (c *checker) proxyURL(setting, value string) {
+func (c *checker) proxyURL(value string) {
+	const setting = "proxy-url"
 	if value == "" {
 		return
 	}

@@ -51,6 +51,6 @@ func (cl *Client) check(c *checker) {
 		c.require("token-file", cl.TokenFile)
 	}
 	c.trust(cl.CAPin)
-	c.proxyURL("proxy-url", cl.ProxyURL)
+	c.proxyURL(cl.ProxyURL)
 	c.name("organization", "organization", cl.Organization)
 }

@@ -78,14 +78,6 @@ func (m *Membership) complete(_ *Set, env Environment) {
 	}
 }
 
-// label is what the entry is called.
-func (m *Membership) label() string {
-	if m.Alias != "" {
-		return m.Alias
-	}
-	return m.Organization
-}
-
 // Label returns what logs, metrics and health call the organization.
 func (a *Agent) Label() string {
 	if a.Alias != "" {
@@ -173,7 +165,7 @@ func (a *Agent) checkEntries(c *checker) {
 		c.connectURL("connect-url", a.ConnectURL)
 	}
 	c.trust(a.CAPin)
-	c.proxyURL("proxy-url", a.ProxyURL)
+	c.proxyURL(a.ProxyURL)
 	a.checkProcess(c)
 	if a.AgentID != "" {
 		c.name("agent-id", "agent ID", a.AgentID)
@@ -208,7 +200,7 @@ func (m *Membership) check(c *checker) {
 		c.connectURL("connect-url", m.ConnectURL)
 	}
 	c.trust(m.CAPin)
-	c.proxyURL("proxy-url", m.ProxyURL)
+	c.proxyURL(m.ProxyURL)
 	c.rules("allow", m.Allow)
 	c.rules("deny", m.Deny)
 	if m.proofs() > 1 {

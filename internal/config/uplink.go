@@ -59,7 +59,7 @@ func (u *Uplink) check(c *checker) {
 		}
 	}
 	c.trust(u.CAPin)
-	c.proxyURL("proxy-url", u.ProxyURL)
+	c.proxyURL(u.ProxyURL)
 }
 
 const untrustedProblem = "is needed with wss://, so that what ends TLS on the way cannot pose as the hub"

@@ -231,7 +231,7 @@ func TestOrganizationFloods(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	acme, globex := w.organization("acme"), w.organization("globex")
-	const limit = 16
+	const limit = 8
 	a := w.members(func(o *agent.Options) { o.MaxPipes = limit },
 		config.Membership{Organization: "acme", TokenFile: acme}, config.Membership{Organization: "globex", TokenFile: globex})
 	target := serve(t, echo)
@@ -242,7 +242,7 @@ func TestOrganizationFloods(t *testing.T) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	refused := 0
-	for range 4 * limit {
+	for range 3 * limit {
 		wg.Go(func() {
 			for {
 				c, err := connect(pa.http, "", target)
@@ -258,7 +258,7 @@ func TestOrganizationFloods(t *testing.T) {
 				select {
 				case <-end:
 					return
-				case <-time.After(5 * time.Millisecond):
+				case <-time.After(20 * time.Millisecond):
 				}
 			}
 		})
@@ -273,7 +273,7 @@ func TestOrganizationFloods(t *testing.T) {
 	})
 	var slowest time.Duration
 	held := hold(t, pg, target, limit/2)
-	for range 50 {
+	for range 20 {
 		begin := time.Now()
 		if err := onceBy(pg.http, "", target); err != nil {
 			t.Errorf("a stream of the other organization: %v", err)

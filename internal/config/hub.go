@@ -66,7 +66,7 @@ func (h *Hub) complete(*Set, Environment) {}
 // Bounds of a credential's life: shorter ones renew all the time, longer ones
 // take the point out of short-lived credentials.
 const (
-	minCredentialTTL = time.Minute
+	minCredentialTTL = 10 * time.Second
 	maxCredentialTTL = 24 * time.Hour
 )
 

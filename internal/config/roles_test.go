@@ -22,7 +22,7 @@ func TestHubErrors(t *testing.T) {
 		{"--tls-name=hub_1.example.org", ""},
 		{"--tls-name=two words", "is not allowed in a name"},
 		{"--tls-cert-file=c.pem", "belong together"},
-		{"--credential-ttl=10s", "out of bounds: want between 1m0s and 24h0m0s"},
+		{"--credential-ttl=9s", "out of bounds: want between 10s and 24h0m0s"},
 		{"--http=127.0.0.1:3128", ""},
 		{"--http=[::1]:3128", ""},
 		{"--http=localhost:3128", ""},

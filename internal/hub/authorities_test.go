@@ -2,9 +2,16 @@ package hub_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -197,5 +204,62 @@ func TestStateMendsItself(t *testing.T) {
 	edit(t, dir, func(m map[string]any) { m["authorities"].([]any)[0].(map[string]any)["phase"] = "retired" })
 	if _, err := hub.OpenState(dir, hub.StateOptions{}); !errors.Is(err, hub.ErrStateCorrupt) || !strings.Contains(err.Error(), "no authority signs") {
 		t.Errorf("without an authority that signs: %v", err)
+	}
+}
+
+// TestAuthorityThatCannotVouch rotates an authority of the first hubs, which allows
+// none below it: it goes on issuing the hub's own certificate until it retires, so
+// that clients of both accept the hub.
+func TestAuthorityThatCannotVouch(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := openState(t, dir, hub.StateOptions{TrustDomain: "a.test"})
+	s.Close()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(7), Subject: pkix.Name{CommonName: "Postern CA a.test"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "a.test"}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(100 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	oldKey := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	write(t, dir, "ca.crt", string(old))
+	write(t, dir, "ca.key", string(oldKey))
+	edit(t, dir, func(m map[string]any) {
+		delete(m, "authorities")
+		delete(m, "generation")
+		files := m["files"].(map[string]any)
+		files["ca.crt"], files["ca.key"] = identity.HashSecret(string(old)), identity.HashSecret(string(oldKey))
+	})
+	s = openState(t, dir, hub.StateOptions{})
+	for _, step := range []struct {
+		what string
+		do   func() error
+		old  bool // whether clients of the old authority accept the hub
+	}{
+		{"announced", func() error { return s.Announce(time.Now()) }, true},
+		{"signing", func() error { return s.Switch(time.Now()) }, true},
+		{"retired", func() error { return s.Withdraw(s.Trust().Records()[1].Pin, hub.PhaseRetired, time.Now()) }, false},
+	} {
+		if err := step.do(); err != nil {
+			t.Fatalf("%s: %v", step.what, err)
+		}
+		if !knows(t, s, []byte(s.Trust().Records()[0].Certificate)) {
+			t.Errorf("%s: a client of the new authority does not accept the hub", step.what)
+		}
+		if knows(t, s, old) != step.old {
+			t.Errorf("%s: whether a client of the old authority accepts the hub: %v", step.what, !step.old)
+		}
 	}
 }

@@ -15,11 +15,15 @@ import (
 const (
 	groupRun    = "run"
 	groupUse    = "use"
+	groupSignIn = "sign-in"
 	groupManage = "manage"
 )
 
 // New returns the program's root command.
 func New(w command.World) *cobra.Command {
+	if w.Env.Context == nil {
+		w.Env.Context = contextOf(w)
+	}
 	root := command.Group("postern", "Reach private networks through agents that only dial out")
 	root.Long = `Postern lets programs outside reach what is inside private networks, through agents
 that only dial out: no inbound port, no VPN, no kubeconfig stored outside.
@@ -29,6 +33,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run a part of Postern:"},
 		&cobra.Group{ID: groupUse, Title: "Use and diagnose it:"},
+		&cobra.Group{ID: groupSignIn, Title: "Sign in:"},
 		&cobra.Group{ID: groupManage, Title: "Manage a hub:"},
 	)
 	add := func(group string, commands ...*cobra.Command) {
@@ -41,7 +46,8 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	agent.AddCommand(newAgentNew(w), newJoin(w), newRegister(w), newUnregister(w), newKey(w), newLabel(w))
 	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w))
-	add(groupManage, newOrganization(w), newRobot(w), newAccess(w), newLimit(w), newCA(w))
+	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w))
+	add(groupManage, newOrganization(w), newRobot(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newAdminToken(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root
 }

@@ -15,6 +15,7 @@ import (
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/enroll"
 	"postern.dev/postern/internal/proxy"
 )
 
@@ -54,6 +55,7 @@ connection over standard input and output, as ssh's ProxyCommand wants it.`,
 	settings := config.DefaultForward()
 	set := config.Bind(&settings)
 	command.Bind(cmd, set)
+	contextFlag(w, cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := set.Load(w.Env); err != nil {
 			return err
@@ -76,9 +78,15 @@ connection over standard input and output, as ssh's ProxyCommand wants it.`,
 		if err != nil {
 			return err
 		}
+		var secret enroll.Secret
+		if settings.SignedIn() {
+			if secret, err = signedIn(w, settings.Context); err != nil {
+				return err
+			}
+		}
 		addr := make(chan net.Addr, 1)
 		role := proxy.New(settings.Proxy(spec, config.ReplicaName(w.Env), forwardDrain), proxy.Options{
-			Version: command.Version(), Getenv: w.Getenv, Log: log,
+			Version: command.Version(), Getenv: w.Getenv, Secret: secret, Log: log,
 			Listening: func(all []net.Addr) { addr <- all[0] },
 		})
 

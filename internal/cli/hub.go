@@ -48,14 +48,14 @@ file.`,
 			return command.RunRole(cmd.Context(), w, "hub", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
 					return hub.New(settings, hub.Options{
-						Version: t.Version, Registry: t.Registry, Health: t.Health, Log: t.Log,
+						Version: t.Version, Registry: t.Registry, Health: t.Health, Log: t.Log, Getenv: w.Getenv,
 						Started: func(i hub.Info) { fmt.Fprint(w.Stdout, greeting(i)) },
 					}).Run(ctx)
 				})
 		},
 	}
 	command.Bind(cmd, set)
-	cmd.AddCommand(newHubBackup(w), newHubRestore(w), newHubRotateKey(w))
+	cmd.AddCommand(newHubBackup(w), newHubRestore(w), newHubRotateKey(w), newHubAdminToken(w))
 	return cmd
 }
 

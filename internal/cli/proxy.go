@@ -7,6 +7,7 @@ import (
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/enroll"
 	"postern.dev/postern/internal/proxy"
 )
 
@@ -37,14 +38,22 @@ file.`,
 			if err := set.Load(w.Env); err != nil {
 				return err
 			}
+			var secret enroll.Secret
+			if settings.SignedIn() {
+				var err error
+				if secret, err = signedIn(w, settings.Context); err != nil {
+					return err
+				}
+			}
 			return command.RunRole(cmd.Context(), w, "proxy", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
 					return proxy.New(settings, proxy.Options{
-						Version: t.Version, Getenv: w.Getenv, Registry: t.Registry, Health: t.Health, Log: t.Log,
+						Version: t.Version, Getenv: w.Getenv, Secret: secret, Registry: t.Registry, Health: t.Health, Log: t.Log,
 					}).Run(ctx)
 				})
 		},
 	}
 	command.Bind(cmd, set)
+	contextFlag(w, cmd)
 	return cmd
 }

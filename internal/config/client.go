@@ -15,6 +15,7 @@ type Client struct {
 	ProxyURL     string // HTTP proxy to reach the hub through; empty for HTTPS_PROXY and NO_PROXY
 	ProxyCAFile  string
 	Organization string
+	Context      string // of a person who signed in; empty for none
 }
 
 // DefaultClient returns a client's settings before anything is configured.
@@ -30,25 +31,38 @@ func (cl *Client) fields() []*Field {
 		link("proxy-url", &cl.ProxyURL, "HTTP proxy to reach the hub through; without it HTTPS_PROXY and NO_PROXY count; keep a password in AGENT_PROXY").or("AGENT_PROXY"),
 		text("proxy-ca-file", "FILE", &cl.ProxyCAFile, "CA certificate of an https:// proxy"),
 		text("organization", "ORG", &cl.Organization, "organization to work in").or("UPBOUND_ORG"),
+		text(contextName, "NAME", &cl.Context, "context of postern login to use; without it the current one, unless --hub is another hub"),
 	}
 }
+
+func (cl *Client) contextFields() (context, hub string) { return contextName, "hub" }
+
+// SignedIn reports whether the session of the context is what to show to the hub.
+func (cl *Client) SignedIn() bool { return cl.Context != "" && cl.TokenFile == "" && cl.Token == "" }
 
 func (cl *Client) fromFile() bool { return false }
 
 func (cl *Client) complete(s *Set, _ Environment) {
 	s.oneToken(&cl.TokenFile, &cl.Token)
-	cl.Hub = strings.TrimSuffix(cl.Hub, "/")
+	cl.completeHub()
+}
+
+func (cl *Client) completeHub() { cl.Hub = strings.TrimSuffix(cl.Hub, "/") }
+
+// checkHub checks the address of the hub.
+func (cl *Client) checkHub(c *checker) {
+	u, err := url.Parse(cl.Hub)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+		c.fail("hub", "write https://HOST:PORT, for example https://127.0.0.1:4222", "%q is not the address of a hub", redactURL(cl.Hub))
+	}
 }
 
 func (cl *Client) check(c *checker) {
 	if c.require("hub", cl.Hub) {
-		u, err := url.Parse(cl.Hub)
-		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
-			c.fail("hub", "write https://HOST:PORT, for example https://127.0.0.1:4222", "%q is not the address of a hub", redactURL(cl.Hub))
-		}
+		cl.checkHub(c)
 	}
-	if cl.Token == "" {
-		c.require("token-file", cl.TokenFile)
+	if cl.Token == "" && !cl.SignedIn() && cl.TokenFile == "" {
+		c.fail("token-file", "give it with --token-file or POSTERN_TOKEN_FILE, or sign in with: postern login HUB", "is not set")
 	}
 	c.trust(cl.CAPin)
 	c.proxyURL(cl.ProxyURL)

@@ -39,7 +39,7 @@ func (f *ForwardClient) Proxy(spec Forward, name string, drain time.Duration) Pr
 	p := DefaultProxy()
 	p.Uplink = Uplink{ConnectURL: f.Hub, CAFile: f.CAFile, CAPin: f.CAPin, ProxyURL: f.ProxyURL, ProxyCAFile: f.ProxyCAFile}
 	p.Organization, p.AgentID, p.Name = f.Organization, spec.Agent, name
-	p.TokenFile, p.Token = f.TokenFile, f.Token
+	p.TokenFile, p.Token, p.Context = f.TokenFile, f.Token, f.Context
 	p.Forwards = []string{spec.String()}
 	p.DrainTimeout, p.Log = drain, f.Log
 	if spec.Organization != "" && strings.TrimSpace(spec.Organization) != f.Organization {

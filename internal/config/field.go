@@ -18,6 +18,7 @@ type Source uint8
 // The sources, weakest first.
 const (
 	SourceDefault Source = iota
+	SourceContext
 	SourceFile
 	SourceEnv
 	SourceFlag

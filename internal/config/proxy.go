@@ -72,9 +72,16 @@ func DefaultProxy() Proxy {
 func (p *Proxy) fields() []*Field {
 	all := p.Party.fields("agent to use when a client names none",
 		"name of this proxy, unique in its organization; without it POD_NAME, or the host's name and a random end")
+	all = append(all, text(contextName, "NAME", &p.Context,
+		"context of postern login to use, for a proxy on a person's machine; without it the current one, unless --connect-url is another hub"))
 	all = append(all, p.Listeners.fields()...)
 	return append(all, p.tail()...)
 }
+
+func (p *Proxy) contextFields() (context, hub string) { return contextName, "connect-url" }
+
+// SignedIn reports whether the session of the context is what to enrol with.
+func (p *Proxy) SignedIn() bool { return p.Context != "" && p.TokenFile == "" && p.Token == "" }
 
 func (p *Proxy) fromFile() bool { return true }
 

@@ -26,6 +26,12 @@ type Environment struct {
 	LookupEnv func(key string) (string, bool)
 	ReadFile  func(name string) ([]byte, error)
 	Hostname  func() (string, error)
+
+	// Context returns the values of settings that a person's context has, by the
+	// name of the setting, with "hub" and "context" among them. An empty name means
+	// the current context; without one it returns nil. A nil function means that
+	// there are no contexts.
+	Context func(name string) (map[string]string, error)
 }
 
 // System returns the environment of this process.
@@ -78,6 +84,9 @@ func (s *Set) Load(env Environment) error {
 		// A value that could not be read is missing now: checking further would
 		// only report the same mistake a second time in other words.
 		return errors.Join(errs...)
+	}
+	if err := s.loadContext(env); err != nil {
+		return err
 	}
 	c := &checker{set: s}
 	s.checker = c

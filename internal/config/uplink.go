@@ -84,6 +84,8 @@ type Party struct {
 	WorkloadTokenFile string
 	Joining           // for an agent without any of these
 
+	Context string // of a person who signed in; a proxy may have one
+
 	Name         string // unique among the replicas that share an identity; derived when not given
 	Metrics      string // HOST:PORT for /metrics, /healthz and /readyz; empty for none
 	DrainTimeout time.Duration
@@ -210,7 +212,7 @@ func (p *Party) check(c *checker) {
 			names = append(names, "--"+one.setting+"-file")
 		}
 		c.fail(proofs[1].setting+"-file", "give one of "+strings.Join(names, " and "), "%s", severalProofs)
-	case len(proofs) == 0 && p.State == "":
+	case len(proofs) == 0 && p.State == "" && p.Context == "":
 		c.require("token-file", p.TokenFile)
 	}
 	p.checkProcess(c)

@@ -37,6 +37,7 @@ type fixture struct {
 	reg     *registry.Registry
 	grants  *hub.Grants
 	quotas  *hub.Quotas
+	access  *hub.Access
 	api     *hub.API
 	server  *httptest.Server
 	admin   *api.Client
@@ -78,6 +79,7 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 	t.Helper()
 	f := &fixture{t: t, state: openState(t, t.TempDir(), hub.StateOptions{}), log: &logBuffer{}, running: map[string]bool{}}
 	f.reg = registry.New(registry.NewMemory(), f.now)
+	f.access = hub.NewAccess(f.reg, func(string) {}, slog.New(slog.DiscardHandler), f.now)
 	orgs := hub.NewOrganizations(f.state, f.reg, f.start, f.stop)
 	if err := orgs.Open(t.Context()); err != nil {
 		t.Fatal(err)
@@ -98,7 +100,7 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 	signIn := newSignIn(f)
 	f.api, err = hub.NewAPI(hub.APIOptions{
 		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), SignIn: signIn, Organizations: orgs, Grants: grants,
-		Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
+		Access: f.access, Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})
 	if err != nil {
@@ -122,7 +124,10 @@ func (f *fixture) advance(d time.Duration) {
 	f.clock += d
 }
 
-func (f *fixture) start(_ context.Context, org string) error {
+func (f *fixture) start(ctx context.Context, org string) error {
+	if err := f.access.Open(ctx, org); err != nil {
+		return err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.broken == nil {
@@ -132,6 +137,7 @@ func (f *fixture) start(_ context.Context, org string) error {
 }
 
 func (f *fixture) stop(org string) error {
+	f.access.Forget(org)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.running, org)

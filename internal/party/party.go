@@ -30,6 +30,7 @@ type Config struct {
 	Name     string // the agent's ID, or the proxy's name
 	Replica  string
 	Version  string
+	Secret   enroll.Secret       // to show instead of what the settings name; nil for none
 	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY; nil for none
 	Metrics  *observe.Uplink     // nil for none
 	Log      *slog.Logger
@@ -70,6 +71,8 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 	}
 	var joining *enroll.Joining
 	switch {
+	case cfg.Secret != nil:
+		request.Secret = cfg.Secret
 	case s.PrivateKeyFile != "" || s.PrivateKey != "":
 		request.Key = &enroll.KeyPair{File: s.PrivateKeyFile, Value: s.PrivateKey.Reveal(), Log: cfg.Log}
 	case s.TokenFile != "" || s.Token != "":

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/enroll"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/party"
@@ -17,6 +18,7 @@ import (
 type Options struct {
 	Version  string
 	Getenv   func(string) string
+	Secret   enroll.Secret     // to enrol with instead of what the settings name; nil for none
 	Registry *observe.Registry // nil: nothing is counted
 	Health   *observe.Health   // nil: nobody asks
 	Log      *slog.Logger
@@ -52,7 +54,7 @@ func New(cfg config.Proxy, opt Options) *Proxy {
 func (p *Proxy) Run(ctx context.Context) error {
 	p.log.Info("starting", "version", p.opt.Version, "connect_url", p.cfg.ConnectURL)
 	member, err := party.Start(ctx, party.Config{
-		Settings: p.cfg.Party, Role: identity.RoleProxy, Name: p.cfg.Name, Replica: p.cfg.Name,
+		Settings: p.cfg.Party, Role: identity.RoleProxy, Name: p.cfg.Name, Replica: p.cfg.Name, Secret: p.opt.Secret,
 		Version: p.opt.Version, Getenv: p.opt.Getenv, Metrics: p.uplink, Log: p.log,
 	})
 	if err != nil {

@@ -45,7 +45,7 @@ func (l *LoginClient) check(c *checker) {
 	}
 	l.checkHub(c)
 	c.trust(l.CAPin)
-	c.proxyURL("proxy-url", l.ProxyURL)
+	c.proxyURL(l.ProxyURL)
 	if l.Organization != "" {
 		c.name("organization", "organization", l.Organization)
 	}

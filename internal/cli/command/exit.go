@@ -32,7 +32,7 @@ func ExitCodes() []ExitMeaning {
 		{ExitOK, "Everything went well. A role that was stopped by SIGTERM or SIGINT ends with it too."},
 		{ExitFailure, "Something failed that no other code tells."},
 		{ExitUsage, "The command line, the settings or the input cannot be used: an unknown flag, a missing setting, a rule that does not parse."},
-		{ExitDenied, "The credentials are missing, wrong, expired or revoked, or they do not allow what was asked for. `postern policy explain` found a target that the rules do not allow."},
+		{ExitDenied, "The credentials are missing, wrong, expired or revoked, or they do not allow what was asked for. `postern policy explain` or `postern access explain` found a target that is not allowed."},
 		{ExitUnreachable, "The hub, the agent or the target could not be reached, or the hub could not be trusted. Trying again later may help."},
 		{ExitCheck, "A check failed: `postern doctor` found a broken leg."},
 		{ExitNotFound, "What was named does not exist: an agent, a robot, a token, an organization."},

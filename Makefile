@@ -54,6 +54,14 @@ lint: ## Check formatting and run go vet and the pinned golangci-lint on every m
 		(cd $$module && go vet ./... && nice "$$linter" run --config $(CURDIR)/.golangci.yml ./...); \
 	done
 
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities, where their database can be reached.
+	@tools/vulncheck.sh
+
+.PHONY: release
+release: ## Build a release into dist/, byte for byte the same everywhere: VERSION=v1.2.3.
+	@tools/release.sh "$(VERSION)" dist
+
 .PHONY: fmt
 fmt: ## Format the Go files.
 	gofmt -w $$(git ls-files '*.go')

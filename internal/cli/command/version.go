@@ -5,9 +5,15 @@ import (
 	"strings"
 )
 
-// Version returns the version of this program: the module's, as the go command
-// recorded it, or "devel" with the commit that it was built from.
+// stamped is the version of a release. The linker sets it (tools/release.sh).
+var stamped string //nolint:gochecknoglobals // the linker can set nothing else
+
+// Version returns the version of this program: that of its release, or the module's,
+// as the go command recorded it, or "devel" with the commit that it was built from.
 func Version() string {
+	if stamped != "" {
+		return stamped
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"

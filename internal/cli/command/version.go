@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// stamped is the version of a release. The linker sets it (tools/release.sh).
-var stamped string //nolint:gochecknoglobals // the linker can set nothing else
+// stamped is the version of a release. The linker sets it (tools/release.sh), which can
+// set nothing but a variable.
+var stamped string
 
 // Version returns the version of this program: that of its release, or the module's,
 // as the go command recorded it, or "devel" with the commit that it was built from.

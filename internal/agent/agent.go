@@ -147,6 +147,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.obey(p.Session.Grant())
 	p.Session.OnRenew(a.obey) // a hub that was upgraded begins to give orders
 
+	defer a.runSpool(ctx)()
 	// What serves streams outlives ctx by the drain time.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	a.life = work

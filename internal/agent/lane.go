@@ -134,7 +134,9 @@ func (l *lane) serve() error {
 		if l.occupy() {
 			err = l.one(in)
 		} else { // the pipe stays: were it closed, the proxy might just be asking for a stream
-			err = in.Refuse(wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name), l)
+			f := wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name)
+			l.visit(in, time.Now()).opened("", f)
+			err = in.Refuse(f, l)
 		}
 		l.vacate()
 		if err != nil {
@@ -172,26 +174,29 @@ func (l *lane) one(in *stream.Incoming) error {
 	}
 	served := sync.OnceFunc(func() { a.serving.Add(-1) })
 	defer served()
+	visit := l.visit(in, start)
 	ctx, cancel := a.life, context.CancelFunc(func() {})
 	if d := time.Duration(in.LimitMillis) * time.Millisecond; d > 0 && d < reach.DefaultTimeout {
 		ctx, cancel = context.WithTimeout(ctx, d)
 	}
 	defer cancel()
 	if err != nil {
-		return l.refuse(in, err, start)
+		return l.refuse(in, visit, err, start)
 	}
 	use, refusal := a.quota.Enter(limit.OneStream, a.cfg.Organization, a.cfg.AgentID, l.pipe.Peer().Name)
 	if refusal != nil {
-		return l.refuse(in, refusal.Failure(wire.LegAgent), start)
+		return l.refuse(in, visit, refusal.Failure(wire.LegAgent), start)
 	}
 	defer use.Leave()
 	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
 	conn, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
-		return l.refuse(in, err, start)
+		return l.refuse(in, visit, err, start)
 	}
-	s, err := in.Accept(conn.RemoteAddr().String(), l)
+	reached := conn.RemoteAddr().String()
+	s, err := in.Accept(reached, l)
 	if err != nil {
+		visit.opened(reached, err)
 		_ = conn.Close()
 		a.streams.Opened(err, 0)
 		<-l.done
@@ -202,14 +207,16 @@ func (l *lane) one(in *stream.Incoming) error {
 	a.open.Add(1)
 	debug := a.log.Enabled(ctx, slog.LevelDebug)
 	if debug {
-		l.log(in).Debug("stream opened", "address", conn.RemoteAddr().String())
+		l.log(in).Debug("stream opened", "address", reached)
 	}
 	admitted := a.guard.admit(s, who, target, conn.RemoteAddr())
+	visit.admitted(reached, a.guard.why(admitted))
 	stats, err := s.Carry(conn, nil, wire.LegTarget)
 	a.guard.leave(admitted)
 	a.open.Add(-1)
 	served()
 	a.streams.Closed(err)
+	visit.closed(stats, err)
 	if err != nil && l.pipe.Dead() == nil {
 		l.ended = true // by the stream's last word, which may still be on its way
 	}
@@ -225,8 +232,9 @@ func (l *lane) log(in *stream.Incoming) *slog.Logger {
 	return l.agent.log.With("stream", in.Stream, "target", in.Target, "proxy", l.pipe.Peer())
 }
 
-func (l *lane) refuse(in *stream.Incoming, err error, start time.Time) error {
+func (l *lane) refuse(in *stream.Incoming, v *visit, err error, start time.Time) error {
 	f := wire.AsFailure(err, wire.LegAgent)
+	v.opened("", f)
 	l.agent.streams.Opened(f, time.Since(start))
 	l.agent.failed(f)
 	var level slog.Level

@@ -3,29 +3,32 @@ package agent
 import (
 	"sync/atomic"
 
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 )
 
-// meters are what the agents of an organization count with. One registry takes them
+// meters are what the agents of an organization count and record with. One registry takes them
 // once, while an organization that fails is served by one Agent after the other.
 type meters struct {
 	streams *observe.Streams
 	pipes   *observe.Pipes
 	uplink  *observe.Uplink
 	member  *observe.Membership
+	spool   *audit.Spool // of what the hub has yet to hear
 
 	agent atomic.Pointer[Agent] // the newest, whose pipes are counted
 }
 
 // newMeters makes the meters of an organization. Without a registry they count nothing.
 func newMeters(r *observe.Registry, organization string) *meters {
-	m := &meters{}
+	m := &meters{spool: audit.NewSpool()}
 	if r == nil {
 		return m
 	}
 	r = r.Of(organization)
 	m.streams, m.pipes, m.uplink, m.member = observe.NewStreams(r), observe.NewPipes(r), observe.NewUplink(r), observe.NewMembership(r)
+	observe.WatchSpool(r, m.spool.Waiting)
 	m.pipes.Watch(func() int { idle, _ := m.count(); return idle }, func() int { _, busy := m.count(); return busy })
 	observe.NewLimits(r, m.limits)
 	return m

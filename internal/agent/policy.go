@@ -192,6 +192,7 @@ func (a *Agent) watch(ctx context.Context) {
 			return
 		}
 		_, status := a.guard.allowed()
+		a.changed("policy:"+status.Version, "put in force", nil)
 		a.log.Info("policy in force", "version", status.Version, "rules", status.Rules, "file", a.cfg.PolicyFile, "streams_cut", cut)
 		a.party.Bus.Kick()
 	}, a.refusePolicy)
@@ -201,6 +202,7 @@ func (a *Agent) refusePolicy(err error) {
 	a.guard.reject(err)
 	a.failed(err)
 	_, status := a.guard.allowed()
+	a.changed("policy:"+status.Version, "kept, as the newer one is not used", err)
 	a.log.Error("the new policy is not used; the one before stays in force", "error", err, "version", status.Version, "since", status.Since)
 	a.party.Bus.Kick()
 }

@@ -13,6 +13,7 @@ const (
 	PathToken         = "/v1/token"
 	PathOrganizations = "/v1/organizations"
 	PathAgents        = "/v1/agents"
+	PathAudit         = "/v1/audit" // the hub's own; an organization's is below it
 	PathCA            = "/v1/ca"
 	PathVersion       = "/v1/version"
 	PathConnect       = "/v1/connect" // a WebSocket with the one port inside
@@ -23,6 +24,7 @@ const (
 // Content types of this API.
 const (
 	TypeJSON    = "application/json"
+	TypeLines   = "application/x-ndjson"
 	TypeProblem = "application/problem+json" // RFC 9457
 	TypePEM     = "application/x-pem-file"
 	TypeForm    = "application/x-www-form-urlencoded"
@@ -160,4 +162,12 @@ type HubVersion struct {
 	Version     string `json:"version"`
 	API         string `json:"api"` // Version of this package
 	TrustDomain string `json:"trustDomain"`
+}
+
+// AuditHead is the end of an organization's audit log, and what verifies it.
+type AuditHead struct {
+	Organization string `json:"organization"` // empty: the hub's own log
+	Sequence     uint64 `json:"seq"`          // of the newest record; 0: there is none
+	Hash         string `json:"hash"`
+	PublicKey    string `json:"publicKey"` // PEM, of the hub that signs the log
 }

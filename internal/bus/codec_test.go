@@ -128,7 +128,7 @@ func TestRightsOf(t *testing.T) {
 	if err != nil || len(seed) == 0 {
 		t.Fatal(err)
 	}
-	if r, err := RightsOf(identity.RoleAgent, "a", "r", key); err != nil || !cmp.Equal(r.Publish, []string{"presence.agent.a.r", "orders.ask.a.r"}) || !r.Reply {
+	if r, err := RightsOf(identity.RoleAgent, "a", "r", key); err != nil || !cmp.Equal(r.Publish, []string{"presence.agent.a.r", "audit.agent.a.r", "orders.ask.a.r"}) || !r.Reply {
 		t.Errorf("agent: %+v, %v", r, err)
 	}
 	for _, role := range []identity.Role{identity.RoleAgent, identity.RoleProxy, "x"} {

@@ -18,6 +18,7 @@ import (
 //	orders.agent.AGENT            orders for all replicas of an agent, from the hub
 //	orders.agent.AGENT.REPLICA    the same for one replica
 //	explain.AGENT.REPLICA         an ExplainRequest from the hub to one replica; it replies
+//	audit.agent.AGENT.REPLICA     a replica's audit records; the hub replies
 //	_INBOX_USERKEY.>              replies to one user
 //
 // A subject says who listens, and mostly who speaks: but a party can have an agent
@@ -30,6 +31,7 @@ const (
 	subjectOrders   = "orders.agent."
 	subjectOrderAsk = "orders.ask."
 	subjectExplain  = "explain."
+	subjectAudit    = "audit.agent."
 	inboxPrefix     = "_INBOX_"
 )
 
@@ -42,9 +44,9 @@ type Rights struct {
 }
 
 // RightsOf returns what a party may do on its organization's bus: an agent
-// announces itself, serves its own meetings, and hears its own orders; a proxy asks
-// any agent to meet and watches presence; both read only their own replies. The hub
-// may do all.
+// announces itself, serves its own meetings, hears its own orders and tells what it
+// did; a proxy asks any agent to meet and watches presence; both read only their own
+// replies. The hub may do all.
 // userKey is the public key of the party's bus user.
 func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error) {
 	if err := ValidateUserKey(userKey); err != nil {
@@ -62,7 +64,7 @@ func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error)
 	switch role {
 	case identity.RoleAgent:
 		return Rights{
-			Publish: []string{presenceSubject(name, replica), subjectOrderAsk + name + "." + replica},
+			Publish: []string{presenceSubject(name, replica), auditSubject(name, replica), subjectOrderAsk + name + "." + replica},
 			Subscribe: []string{
 				meetSubject(name, replica), subjectAsk, subjectOrders + name, subjectOrders + name + "." + replica,
 				subjectExplain + name + "." + replica, inbox,
@@ -90,6 +92,8 @@ func presenceSubject(agent, replica string) string { return subjectPresence + ag
 func parsePresenceSubject(s string) (agent, replica string, ok bool) {
 	return parseReplica(s, subjectPresence)
 }
+
+func auditSubject(agent, replica string) string { return subjectAudit + agent + "." + replica }
 
 // parseReplica returns the replica that stands in a subject after a prefix.
 func parseReplica(s, prefix string) (agent, replica string, ok bool) {

@@ -20,9 +20,10 @@ type Hub struct {
 	BusKeyFile    string   // key that encrypts the bus's state on disk; made beside it if empty
 	CredentialTTL time.Duration
 	Limit         []string // LEVEL.LIMIT=VALUE; see Limits
-	Metrics       string
-	DrainTimeout  time.Duration
-	Log           Log
+	Audit
+	Metrics      string
+	DrainTimeout time.Duration
+	Log          Log
 }
 
 // DefaultHub returns a hub's settings before anything is configured.
@@ -32,6 +33,7 @@ func DefaultHub() Hub {
 		Listeners:     Listeners{Suffix: DefaultSuffix},
 		SignIn:        defaultSignIn(),
 		CredentialTTL: time.Hour,
+		Audit:         Audit{AuditMaxAge: 90 * day, AuditMaxBytes: 1 << 30},
 		DrainTimeout:  defaultDrain,
 		Log:           Log{Format: "auto", Level: "info"},
 	}
@@ -51,6 +53,7 @@ func (h *Hub) fields() []*Field {
 	all = append(all, h.SignIn.fields()...)
 	all = append(all, limitField(&h.Limit, "how much organizations, agents and proxies may use unless postern limit set says otherwise: organization.streams=20000, "+
 		"proxy.bytes-per-second=100MB, agent.opens-per-second=unlimited"))
+	all = append(all, h.Audit.fields()...)
 	all = append(all, h.Listeners.fields()...)
 	all = append(all,
 		text("metrics", "ADDR", &h.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -89,6 +92,7 @@ func (h *Hub) check(c *checker) {
 	}
 	h.SignIn.check(c)
 	c.limits("limit", h.Limit, limit.Organization, limit.Agent, limit.Proxy)
+	h.Audit.check(c)
 	h.Listeners.check(c, true)
 	if h.Metrics != "" {
 		c.listenAddr("metrics", h.Metrics)

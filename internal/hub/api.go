@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
@@ -65,6 +66,9 @@ type APIOptions struct {
 	CredentialTTL time.Duration   // life of certificates and bus tokens, one second at least
 	PublicCA      bool            // the one port presents a certificate of a public CA: join strings need no pin
 	Relays        []string        // connect URLs to tell parties; none: the one they used
+	Audit         audit.Recorder  // nil: nothing is recorded
+	Flood         audit.Recorder  // for refusals, of which there may be many; nil: nothing is recorded
+	AuditLog      *auditLog       // nil: none is there to be read
 	Log           *slog.Logger    // nil: none
 	Now           func() time.Time
 }
@@ -77,6 +81,8 @@ type API struct {
 	saving   sync.Mutex // held while a backup is made
 	failures *failureLimiter
 	table    []route
+	slow     map[string]bool // patterns whose answers may take their time
+	signIns  signIns
 }
 
 // route is a route of the API, and who may take it.
@@ -97,7 +103,13 @@ func NewAPI(o APIOptions) (*API, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	a := &API{o: o, mux: &router{}, failures: newFailureLimiter()}
+	if o.Audit == nil {
+		o.Audit = audit.Discard{}
+	}
+	if o.Flood == nil {
+		o.Flood = audit.Discard{}
+	}
+	a := &API{o: o, mux: &router{}, failures: newFailureLimiter(), slow: make(map[string]bool)}
 	a.routes()
 	return a, nil
 }
@@ -129,6 +141,7 @@ func (a *API) routes() {
 	a.open("GET "+api.PathVersion, a.version)
 
 	a.peopleRoutes()
+	a.auditRoutes()
 	a.known("GET "+api.PathOrganizations, a.listOrganizations)
 	a.handle("POST "+api.PathOrganizations, role.Hub, a.createOrganization)
 	a.handle("DELETE "+api.PathOrganizations+"/{org}", role.Hub, a.deleteOrganization)
@@ -192,10 +205,12 @@ func (a *API) route(one route, h handler) {
 // organization that the path names as {org}.
 func (a *API) handle(pattern string, need role.Permission, h handler) {
 	a.route(route{pattern: pattern, need: need}, func(r *http.Request) (any, error) {
+		noteOf(r).need = need
 		c, err := a.permit(r, need)
 		if err != nil {
 			return nil, err
 		}
+		noteOf(r).held = true
 		return h(withCaller(r, c))
 	})
 }
@@ -215,14 +230,19 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = control.Flush()
 		_ = control.SetWriteDeadline(time.Time{})
 	}()
-	ctx, cancel := context.WithTimeout(r.Context(), handleLimit)
+	h, pattern := a.mux.Handler(r)
+	limit := handleLimit
+	if a.slow[pattern] {
+		limit = auditFollow // it sets its own deadlines
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), limit)
 	defer cancel()
 	r = r.WithContext(ctx)
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 
 	rec.Header().Set("Cache-Control", "no-store") // answers hold secrets, or change
 	rec.Header().Set("X-Content-Type-Options", "nosniff")
-	if h, pattern := a.mux.Handler(r); pattern == "" {
+	if pattern == "" {
 		a.unknown(rec, r, h)
 		return
 	}
@@ -246,7 +266,9 @@ func (a *API) unknown(w http.ResponseWriter, r *http.Request, h http.Handler) {
 // for no content, or an error.
 func (a *API) answer(h func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		r, n := withNote(r)
 		body, err := h(r)
+		a.recordRequest(r, n, body, err)
 		switch {
 		case err != nil:
 			a.fail(w, r, err)
@@ -296,6 +318,9 @@ func (a *API) authenticate(r *http.Request, token string) (Caller, error) {
 // limitFailures passes a failure to authenticate on, unless there were too many
 // from where it comes.
 func (a *API) limitFailures(r *http.Request, c Caller, err error) (Caller, error) {
+	if err == nil {
+		noteOf(r).caller = c
+	}
 	var f *wire.Failure
 	if err == nil || !errors.As(err, &f) || f.Code != wire.CodeUnauthenticated {
 		return c, err

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/registry"
 )
@@ -78,6 +79,7 @@ type Grants struct {
 
 	mu      sync.Mutex
 	cutter  Cutter
+	audit   audit.Recorder
 	all     map[string]*Grant          // by serial
 	owners  map[string]busOwner        // by bus key
 	next    map[string][]string        // by serial: those whose Previous it is
@@ -107,7 +109,7 @@ func OpenGrants(
 		now = time.Now
 	}
 	g := &Grants{
-		store: store, registry: reg, bus: bus, now: now, log: log,
+		store: store, registry: reg, bus: bus, now: now, log: log, audit: audit.Discard{},
 		all: make(map[string]*Grant), owners: make(map[string]busOwner), next: make(map[string][]string), pending: make(map[registry.Ground]string),
 		roster: newRoster(),
 	}
@@ -162,6 +164,13 @@ func (g *Grants) VoidUsers() error {
 }
 
 func grantKey(serial string) string { return "grant." + serial }
+
+// Audit names who records revocations; nobody does until then.
+func (g *Grants) Audit(r audit.Recorder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.audit = r
+}
 
 // Attach names the relay whose connections are to be cut.
 func (g *Grants) Attach(c Cutter) {
@@ -337,7 +346,7 @@ func (g *Grants) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 			users[one.Ground.Organization] = append(users[one.Ground.Organization], one.BusKey)
 		}
 	}
-	cutter := g.cutter
+	cutter, recorder := g.cutter, g.audit
 	g.mu.Unlock()
 	cut := 0
 	if cutter != nil {
@@ -350,6 +359,9 @@ func (g *Grants) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 		}
 	}
 	for ground := range gone {
+		recorder.Record(audit.Record{
+			Action: audit.Revoke, Organization: ground.Organization, Object: ground.String(), What: "cut connections", OK: true, Count: uint64(cut), //nolint:gosec // not negative
+		})
 		g.log.Info("credentials revoked", "ground", ground.String(), "connections", cut)
 	}
 	for _, one := range revoked {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
@@ -72,6 +73,7 @@ type Hub struct {
 	rotation *Rotation
 	orders   *Orders
 	access   *Access
+	audit    *auditLog
 }
 
 // New prepares a hub. Nothing is touched before Run.
@@ -141,6 +143,10 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Changed: func(org string) { h.orders.Changed(org) },
 	})
 	h.grants.Limit(h.quotas.Book())
+	if err := h.openAudit(ctx); err != nil {
+		return err
+	}
+	h.grants.Audit(h.audit)
 	var streams *observe.Streams
 	var pipes *observe.Pipes
 	var relays *observe.Relay
@@ -169,7 +175,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.tenants = &tenants{
-		state: h.state, bus: h.bus, zone: h.cfg.Zone, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
+		state: h.state, bus: h.bus, zone: h.cfg.Zone, audit: h.audit, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
 		orders: h.orders, access: h.access, quotas: h.quotas, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
@@ -186,7 +192,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants,
 		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
-		PublicCA: h.cfg.TLSCertFile != "", Log: h.log,
+		PublicCA: h.cfg.TLSCertFile != "", Audit: h.audit, Flood: h.audit.flood, AuditLog: h.audit, Log: h.log,
 	})
 	return err
 }
@@ -199,7 +205,7 @@ func (h *Hub) backup(ctx context.Context, w io.Writer) error {
 // serve faces the network until ctx ends.
 func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	fronts, err := proxy.Listen(ctx, h.cfg.Listeners, h.verify, proxy.FrontConfig{
-		Opener: h.tenants, Log: h.log,
+		Opener: h.tenants, Observer: h.audit, Log: h.log,
 		Router: proxy.Router{Suffix: h.cfg.Suffix, Organization: registry.DefaultOrganization, Organizations: true},
 	})
 	if err != nil {
@@ -241,11 +247,13 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 		PublicCA: h.cfg.TLSCertFile != "", CAFile: h.state.CAFile(), AdminTokenFile: h.state.AdminTokenFile(), Clients: fronts.Addrs(),
 	}
 	h.log.Info("ready", "listen", info.Listen.String(), "trust_domain", info.TrustDomain, "ca_pin", info.Pin, "node", h.state.Node())
+	h.audit.Record(audit.Record{Action: audit.Start, Object: "hub:" + h.state.Node(), What: "version " + h.opt.Version, OK: true})
 	if h.opt.Started != nil {
 		h.opt.Started(info)
 	}
 
 	err = fronts.Run(serving, h.cfg.DrainTimeout)
+	h.audit.Record(audit.Record{Action: audit.Stop, Object: "hub:" + h.state.Node(), OK: true})
 	h.drain()
 	end()
 	past, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -289,6 +297,9 @@ func (h *Hub) close() {
 	if h.tenants != nil {
 		h.tenants.end()
 		h.tenants.wait()
+	}
+	if h.audit != nil {
+		h.audit.end() // after all who record, and before its store
 	}
 	if h.bus != nil {
 		h.bus.Shutdown()

@@ -30,6 +30,7 @@ type tenants struct {
 	state   *State
 	bus     *embedded.Server
 	zone    string
+	audit   *auditLog
 	join    func(ctx context.Context, t wire.Ticket, id identity.ID) (net.Conn, error)
 	streams *observe.Streams
 	pipes   *observe.Pipes
@@ -100,6 +101,10 @@ func (t *tenants) start(ctx context.Context, org string) error {
 	if err == nil {
 		tell, err = t.orders.serve(ctx, org, conn, dialer.Directory().All)
 	}
+	var stopAudit func()
+	if err == nil {
+		stopAudit, err = conn.ServeAudit(func(agent, replica string, batch []byte) error { return t.audit.take(own, org, agent, replica, batch) })
+	}
 	if err != nil {
 		end()
 		conn.Close()
@@ -113,6 +118,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		telling.Go(func() { tell(own) })
 		_ = dialer.Run(own)
 		telling.Wait()
+		stopAudit()
 		conn.Close()
 	})
 	return nil
@@ -206,7 +212,9 @@ func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, erro
 	if one == nil {
 		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", r.Agent.Organization)
 	}
-	return t.access.open(ctx, r.Agent.Organization, askerOf(r, t.state.Node()), r, one.dialer)
+	return t.audit.open(r, one.dialer, func(via proxy.Opener) (proxy.Stream, error) {
+		return t.access.open(ctx, r.Agent.Organization, askerOf(r, t.state.Node()), r, via)
+	})
 }
 
 // ownCredentials issues the hub's own proxies their certificates: anew when half

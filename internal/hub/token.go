@@ -33,6 +33,7 @@ func invalidRequest(detail, hint string) *api.Problem {
 // token is the token endpoint: it exchanges a long-lived token for short-lived
 // credentials (RFC 8693).
 func (a *API) token(w http.ResponseWriter, r *http.Request) {
+	r, n := withNote(r)
 	form, err := readForm(r)
 	var res any
 	switch {
@@ -43,6 +44,7 @@ func (a *API) token(w http.ResponseWriter, r *http.Request) {
 		res, err = a.exchange(r, form)
 	}
 	a.o.Metrics.Exchanged(form.Get("role"), exchangeError(err))
+	a.recordExchange(r, n, form, err)
 	if err != nil {
 		a.tokenFail(w, r, err)
 		return
@@ -57,6 +59,11 @@ func exchangeError(err error) error {
 	if !errors.As(err, &p) {
 		return err
 	}
+	return exchangeFailure(p)
+}
+
+// exchangeFailure turns a problem into a failure with the code that fits its status.
+func exchangeFailure(p *api.Problem) error {
 	code := wire.CodeInternal
 	switch {
 	case p.Status == http.StatusForbidden:
@@ -167,6 +174,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
+	noteOf(r).what = "certificate " + identity.Serial(certs[0])
 	if caller.Kind == identity.KindAgent {
 		// Not before: once the list shows that a new key is used, the old one can go.
 		if err := a.o.Registry.NoteAgentKeyUse(r.Context(), id.Organization, caller.Name, caller.Item); err != nil {

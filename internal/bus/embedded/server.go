@@ -26,7 +26,7 @@ import (
 // Limits of the server, unless the Config says otherwise.
 const (
 	defaultConnections = 100_000 // per organization
-	defaultStore       = 4 << 30 // bytes on disk
+	defaultStore       = 1 << 50 // bytes on disk: each stream has a limit of its own, which reserves its part of this
 	memoryStore        = 64 << 20
 	userSubscriptions  = 32 // an agent has three, a proxy two
 	authTimeout        = 10 // seconds for the first words of a connection
@@ -46,7 +46,7 @@ type Config struct {
 	Node        string // names the server in a cluster
 
 	MaxConnections int   // per organization; 0: 100,000
-	MaxStore       int64 // bytes on disk; 0: 4 GiB
+	MaxStore       int64 // bytes on disk, of all streams together; 0: no limit to speak of
 
 	Log *slog.Logger // nil: silent
 }

@@ -214,6 +214,8 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 		{"Organizations: agents", func(r *observe.Registry) { observe.NewMembership(r) }},
 		{"Relay: hubs", func(r *observe.Registry) { observe.NewRelay(r) }},
 		{"Limits: agents, hubs", func(r *observe.Registry) { observe.NewLimits(r, func() []limit.Usage { return nil }) }},
+		{"Audit log: hubs", func(r *observe.Registry) { observe.NewAudit(r) }},
+		{"Audit log: agents", func(r *observe.Registry) { observe.WatchSpool(r, func() (int, uint64) { return 0, 0 }) }},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
 	} {
 		r := observe.NewRegistry("", "")

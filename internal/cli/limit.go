@@ -37,13 +37,14 @@ func bindLimited(cmd *cobra.Command) *limited {
 	l := &limited{}
 	cmd.Flags().StringVar(&l.agent, "agent", "", "`ID` of an agent, whose limits are meant and not the organization's")
 	cmd.Flags().StringVar(&l.proxy, "proxy", "", "`NAME` of a proxy, whose limits are meant and not the organization's; the hub's own are called hub")
-	cmd.MarkFlagsMutuallyExclusive("agent", "proxy")
 	return l
 }
 
 // party returns the level and name that the flags tell.
 func (l *limited) party() (level limit.Level, name string, err error) {
 	switch {
+	case l.agent != "" && l.proxy != "":
+		return 0, "", &command.UsageError{Err: errors.New("--agent and --proxy: want one of them, or none for the organization")}
 	case l.agent != "":
 		return limit.Agent, l.agent, checkName("agent ID", l.agent)
 	case l.proxy != "":

@@ -100,7 +100,7 @@ func (b *Book) Admit(key Key, k Kind, have int) *Refusal {
 	if v := m.limits.Get(k); v <= 0 || int64(have) < int64(v) {
 		return nil
 	}
-	refusal := m.refuse(k, 0, now)
+	refusal := m.refuse(k, 0)
 	b.tell(m, refusal, now)
 	return refusal
 }

@@ -89,11 +89,11 @@ func (m *meter) enter(u Unit, now time.Time) *Refusal {
 		count, most = &m.pipes, pipesFor(m.limits.Streams)
 	}
 	if m.limits.Streams > 0 && *count >= most {
-		return m.refuse(Streams, 0, now)
+		return m.refuse(Streams, 0)
 	}
 	if m.opens != nil {
 		if wait, ok := m.opens.allow(now); !ok {
-			return m.refuse(Opens, wait, now)
+			return m.refuse(Opens, wait)
 		}
 	}
 	*count++
@@ -117,7 +117,7 @@ func (m *meter) leave(u Unit, now time.Time) {
 	}
 }
 
-func (m *meter) refuse(k Kind, wait time.Duration, now time.Time) *Refusal {
+func (m *meter) refuse(k Kind, wait time.Duration) *Refusal {
 	m.refused[k]++
 	return &Refusal{Key: m.key, Kind: k, Limit: m.limits.Get(k), RetryAfter: wait}
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -344,7 +345,7 @@ func TestLongHandshake(t *testing.T) {
 	for copies, want := range map[int]bool{0: true, 4: true, 100: false} {
 		c := *s.Agent
 		for range copies {
-			c.Certificate.Certificate = append(c.Certificate.Certificate[:len(c.Certificate.Certificate):len(c.Certificate.Certificate)], c.Certificate.Leaf.Raw)
+			c.Certificate.Certificate = append(slices.Clip(c.Certificate.Certificate), c.Certificate.Leaf.Raw)
 		}
 		conn, err := tls.Dial("tcp", s.addr, s.outer(&c))
 		if err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strconv"
@@ -73,9 +74,7 @@ func (s *speaker) login(token string, key ed25519.PrivateKey, more map[string]an
 	if key != nil {
 		fields["sig"] = base64.RawURLEncoding.EncodeToString(ed25519.Sign(key, []byte(s.nonce)))
 	}
-	for k, v := range more {
-		fields[k] = v
-	}
+	maps.Copy(fields, more)
 	b, err := json.Marshal(fields)
 	if err != nil {
 		return err

@@ -247,9 +247,8 @@ func forge(t *testing.T, change func(*x509.Certificate), uris []string, parent *
 
 // target is a server in a private network.
 type target struct {
-	addr    string
-	visits  atomic.Int64
-	started sync.WaitGroup
+	addr   string
+	visits atomic.Int64
 }
 
 // serve runs handle for each connection to a new listener, until the test ends.

@@ -47,7 +47,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
 	add(groupUse, newForward(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
 	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w))
-	add(groupManage, newOrganization(w), newRobot(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newAdminToken(w), newCA(w))
+	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newAdminToken(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root
 }

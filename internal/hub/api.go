@@ -19,6 +19,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
@@ -49,7 +50,8 @@ type APIOptions struct {
 	State         *State
 	Registry      *registry.Registry
 	Authenticator *Authenticator
-	SignIn        *SignIn // nil: people cannot sign in
+	Issuers       *oidc.Verifier // of workloads' tokens; nil: no workload enrols
+	SignIn        *SignIn        // nil: people cannot sign in
 	Organizations *Organizations
 	Grants        *Grants
 	Quotas        *Quotas
@@ -172,6 +174,7 @@ func (a *API) routes() {
 		a.handle("DELETE "+api.PathAuthorities+"/{pin}", role.Hub, a.retireCA)
 	}
 	a.joinRoutes()
+	a.trustRoutes()
 
 	a.accessRoutes()
 

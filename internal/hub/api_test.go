@@ -26,6 +26,7 @@ import (
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
@@ -98,8 +99,10 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 	})
 	grants.Limit(f.quotas.Book())
 	signIn := newSignIn(f)
+	issuers := oidc.NewVerifier(oidc.Options{Now: f.now})
+	t.Cleanup(issuers.Close)
 	f.api, err = hub.NewAPI(hub.APIOptions{
-		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), SignIn: signIn, Organizations: orgs, Grants: grants,
+		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), Issuers: issuers, SignIn: signIn, Organizations: orgs, Grants: grants,
 		Access: f.access, Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
 	})

@@ -19,6 +19,8 @@ type Caller struct {
 	Item         string   // what it showed: a token's access ID, a key's ID, the session's ID
 	Groups       []string // of a user
 
+	Party identity.ID // the one, by role and name, that a workload may be
+
 	Hub     bool      // a user who holds the permission over the hub itself
 	Expires time.Time // of a user's session
 }

@@ -189,7 +189,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, SignIn: signIn, Organizations: orgs, Grants: h.grants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Issuers: h.issuers, SignIn: signIn, Organizations: orgs, Grants: h.grants,
 		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Audit: h.audit, Flood: h.audit.flood, AuditLog: h.audit, Log: h.log,

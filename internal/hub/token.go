@@ -200,10 +200,14 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 }
 
 // authenticateSubject says who asks for credentials: the bearer of a token, or an
-// agent that signed the request with its key. The type in the header of a JWT tells
-// the two apart.
+// agent that signed the request with its key, or a workload with a token of a trusted
+// issuer. The type in the header of a JWT, and its issuer, tell them apart.
 func (a *API) authenticateSubject(r *http.Request, form url.Values) (Caller, error) {
 	token := form.Get("subject_token")
+	if isWorkloadToken(token) {
+		c, err := a.workload(r, form)
+		return a.limitFailures(r, c, err)
+	}
 	if !identity.IsAssertion(token) {
 		return a.authenticate(r, token)
 	}
@@ -271,6 +275,8 @@ func (a *API) mayBe(r *http.Request, c Caller, id identity.ID) error {
 				"enrol agents with a robot token or a key of their own")
 		}
 		return nil
+	case c.Kind == identity.KindWorkload:
+		return a.mayBeWorkload(r.Context(), c, id)
 	case c.Kind == identity.KindAgent:
 		if id.Role != identity.RoleAgent || id.Name != c.Name {
 			return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized,
@@ -279,6 +285,13 @@ func (a *API) mayBe(r *http.Request, c Caller, id identity.ID) error {
 		return nil
 	case id.Role != identity.RoleAgent:
 		return nil
+	}
+	if trust, err := a.trustFor(r.Context(), id.Organization, id.Name); err != nil {
+		return err
+	} else if trust != "" {
+		return tokenProblem(http.StatusForbidden, api.ErrorUnauthorized,
+			"agent "+id.Name+" of organization "+id.Organization+" is enrolled by the workload tokens of trust "+trust+"; a robot's token does not enrol it",
+			"start it with --workload-token-file, or end the trust with: postern trust remove "+trust+" -a "+id.Organization)
 	}
 	_, err := a.o.Registry.Agent(r.Context(), id.Organization, id.Name)
 	if errors.Is(err, registry.ErrNotFound) {

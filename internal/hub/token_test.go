@@ -17,7 +17,7 @@ import (
 const busKey = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
 
 // request returns a token request that the hub grants, for a token.
-func tokenRequest(t *testing.T, token string) api.TokenRequest {
+func tokenRequest(t testing.TB, token string) api.TokenRequest {
 	t.Helper()
 	key, err := identity.NewKey()
 	if err != nil {

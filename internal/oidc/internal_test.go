@@ -42,3 +42,15 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// FuzzUnverifiedIssuer reads the issuer of tokens of strangers.
+func FuzzUnverifiedIssuer(f *testing.F) {
+	f.Add("eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwczovL2EifQ.AAAA")
+	f.Add("eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2EifQ.")
+	f.Add("..")
+	f.Fuzz(func(t *testing.T, token string) {
+		if issuer := UnverifiedIssuer(token); len(issuer) > len(token) {
+			t.Errorf("%q has the issuer %q", token, issuer)
+		}
+	})
+}

@@ -206,3 +206,26 @@ func (c *Claims) check(i Issuer, now time.Time) error {
 	}
 	return nil
 }
+
+// All returns what the token says, as decoded from JSON with numbers as json.Number.
+// It must not be changed.
+func (c *Claims) All() map[string]any { return c.all }
+
+// UnverifiedIssuer returns which issuer a token says it is of, or "" if it is no
+// token. Nobody has proved it: it tells only by whose keys to verify.
+func UnverifiedIssuer(token string) string {
+	if len(token) > MaxToken {
+		return ""
+	}
+	sig, err := jose.ParseSignedCompact(token, knownAlgorithms())
+	if err != nil {
+		return ""
+	}
+	var c struct {
+		Issuer string `json:"iss"`
+	}
+	if json.Unmarshal(sig.UnsafePayloadWithoutVerification(), &c) != nil {
+		return ""
+	}
+	return c.Issuer
+}

@@ -86,13 +86,13 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 	p.Session = enroll.New(d, request, cfg.Log)
 	p.Session.OnRenew(func(g *enroll.Grant) { d.Learn(g.Credentials.Roots) })
 	if joining != nil {
-		if err := p.insist(ctx, "not joined yet", func(ctx context.Context) error { return joining.Run(ctx, d) }); err != nil {
+		if err := p.insist(ctx, "join", func(ctx context.Context) error { return joining.Run(ctx, d) }); err != nil {
 			d.CloseIdle()
 			return nil, err
 		}
 		p.Session.OnRenew(func(g *enroll.Grant) { joining.Learn(g.Authorities) })
 	}
-	if err := p.insist(ctx, "no credentials yet", p.Session.Start); err != nil {
+	if err := p.insist(ctx, "enrol", p.Session.Start); err != nil {
 		d.CloseIdle()
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func Start(ctx context.Context, cfg Config) (*Party, error) {
 }
 
 // insist attempts something until it succeeds, or a person has to mend something.
-func (p *Party) insist(ctx context.Context, not string, attempt func(context.Context) error) error {
+func (p *Party) insist(ctx context.Context, step string, attempt func(context.Context) error) error {
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
 		err := attempt(ctx)
 		if err == nil {
@@ -127,7 +127,7 @@ func (p *Party) insist(ctx context.Context, not string, attempt func(context.Con
 			return err
 		}
 		wait := pause/2 + rand.N(pause)
-		p.cfg.Log.Warn(not, "error", err, "retry_in", wait.Round(time.Millisecond))
+		p.cfg.Log.Warn("no credentials yet", "step", step, "error", err, "retry_in", wait.Round(time.Millisecond))
 		select {
 		case <-ctx.Done():
 			return err

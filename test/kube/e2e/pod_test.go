@@ -29,6 +29,12 @@ const guide = "docs/guide/kubernetes.md"
 // place of the example's. Each has to be there, so that the two do not grow apart.
 func guideBlock(t *testing.T, marker string, values map[string]string) string {
 	t.Helper()
+	return blockOf(t, guide, marker, values)
+}
+
+// blockOf is guideBlock for any guide.
+func blockOf(t *testing.T, guide, marker string, values map[string]string) string {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "..", "..", filepath.FromSlash(guide)))
 	if err != nil {
 		t.Fatal(err)
@@ -55,9 +61,14 @@ func indent(text string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
 }
 
-func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
+// agentImage is the image of the guides' manifests.
+const agentImage = "postern.test/postern:1"
+
+// importAgent makes the image known to the cluster.
+func importAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
+	t.Helper()
 	err := c.Import(limit(t, quick), image.Image{
-		Ref:        "postern.test/postern:1",
+		Ref:        agentImage,
 		Files:      map[string]string{"/bin/postern": tunnel.binary},
 		Entrypoint: []string{"/bin/postern", "agent"},
 		Env:        []string{"PATH=/bin"},
@@ -66,13 +77,17 @@ func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
+	importAgent(t, c, tunnel)
 	manifest := filepath.Join(t.TempDir(), "agent.yaml")
 	objects := guideBlock(t, "kind: Deployment", map[string]string{
 		`{"accessId": "…", "token": "…"}`:                                   indent(readFile(t, tunnel.robotToken())),
 		"-----BEGIN CERTIFICATE-----\n    …\n    -----END CERTIFICATE-----": indent(readFile(t, tunnel.caFile())),
 		"tls://hub.example.org:4222":                                        "tls://" + hubAddr,
 		"value: production":                                                 "value: " + podAgent,
-		"image: postern-agent # of your registry":                           "image: postern.test/postern:1",
+		"image: postern-agent # of your registry":                           "image: " + agentImage,
 	})
 	if err := os.WriteFile(manifest, []byte(objects), 0o600); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -330,4 +331,26 @@ func FuzzParseEntry(f *testing.F) {
 		_, _ = ParseEntry(line)
 		_ = (&Verifier{}).Add(line)
 	})
+}
+
+// TestGuideKnowsEveryField compares the guide's table with the struct.
+func TestGuideKnowsEveryField(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/guide/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, _, _ := strings.Cut(string(guide[bytes.Index(guide, []byte("## A record")):]), "\n\nA stream")
+	for _, typ := range []reflect.Type{reflect.TypeFor[Entry](), reflect.TypeFor[Record]()} {
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			if name != "" && !strings.Contains(table, "`"+name+"`") {
+				t.Errorf("the guide does not tell of %q", name)
+			}
+		}
+	}
+	for _, a := range Actions() {
+		if !strings.Contains(table, "`"+string(a)+"`") {
+			t.Errorf("the guide does not tell of the action %q", a)
+		}
+	}
 }

@@ -183,9 +183,9 @@ func isInteger(s string) bool {
 	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
-// canonical appends the canonical form of all members but the one named without.
-func canonical(b []byte, all []member, without string) []byte {
-	e := &encoder{append(b, '{')}
+// canonical returns the canonical form of all members but the one named without.
+func canonical(all []member, without string) []byte {
+	e := &encoder{[]byte{'{'}}
 	for _, m := range all {
 		if m.name == without {
 			continue

@@ -33,9 +33,8 @@ const (
 	Start    Action = "start"    // of a hub
 	Stop     Action = "stop"     // of a hub
 
-	// Of the log itself.
 	Checkpoint Action = "checkpoint" // a hub signed the chain up to here
-	Lost       Action = "lost"       // Count records had no room and were not kept
+	Lost       Action = "lost"       // Count records had no room and are not in the log
 )
 
 // Actions returns all actions.

@@ -197,7 +197,7 @@ func (s *Spool) take() (p parcel, more bool) {
 	s.mu.Unlock()
 	for i := range most {
 		r := most[i]
-		r.ID = s.prefix + strconv.FormatUint(number+uint64(i), 36) //nolint:gosec // not negative
+		r.ID = s.prefix + strconv.FormatUint(number+uint64(i), 36)
 		r.clean()
 		from := len(p.batch)
 		if p.batch = append(appendRecord(p.batch, &r, nil), '\n'); len(p.batch) > maxBatch && p.n > 0 {

@@ -100,7 +100,7 @@ func (v *Verifier) Add(line []byte) error {
 	}
 	hash := get("hash")
 	switch {
-	case hash != hashOf(canonical(nil, all, "hash")):
+	case hash != hashOf(canonical(all, "hash")):
 		return v.broken(seq, "it is not as it was written: its hash does not fit")
 	case v.report.Last == 0:
 		v.report.Organization, v.report.First = get("organization"), seq

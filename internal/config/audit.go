@@ -81,7 +81,7 @@ func age(name string, p *time.Duration, usage string) *Field {
 	f.set = func(s string) error {
 		if digits, ok := strings.CutSuffix(strings.TrimSpace(s), "d"); ok {
 			if n, err := strconv.ParseUint(digits, 10, 16); err == nil {
-				*p = time.Duration(n) * day //nolint:gosec // at most 65535 days
+				*p = time.Duration(n) * day
 				return nil
 			}
 		}
@@ -123,7 +123,7 @@ func parseVolume(s string) (int64, error) {
 			if err != nil || n > math.MaxInt64>>shift {
 				break
 			}
-			return int64(n) << shift, nil //nolint:gosec // checked
+			return int64(n) << shift, nil
 		}
 		shift -= 10
 	}

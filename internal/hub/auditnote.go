@@ -157,8 +157,7 @@ func problemFailure(err error) error {
 	if err == nil {
 		return nil
 	}
-	var f *wire.Failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*wire.Failure](err); ok {
 		return f
 	}
 	return exchangeFailure(problemOf(err))

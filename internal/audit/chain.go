@@ -49,7 +49,7 @@ func (h Head) seal(b []byte, r *Record, place *Entry) ([]byte, Head) {
 func hashOf(canonical []byte) string {
 	d := sha256.New()
 	d.Write([]byte(hashLabel))
-	d.Write(canonical)        
+	d.Write(canonical)
 	return hex.EncodeToString(d.Sum(nil))
 }
 

@@ -423,6 +423,7 @@ func TestFloodIsCounted(t *testing.T) {
 		}
 		f.Record(Record{Action: SignIn, Source: "192.0.2.2", Code: "unauthenticated"})
 		time.Sleep(2 * floodWindow)
+		synctest.Wait()
 		if len(got) != 3 || got[2].Count != 999 {
 			t.Errorf("%+v", got)
 		}

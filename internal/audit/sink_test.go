@@ -331,6 +331,7 @@ func TestExporterCatchesUp(t *testing.T) {
 			b.Record(Record{Organization: []string{"a", "b", ""}[i%3], Action: Open})
 			time.Sleep(6 * time.Minute)
 		}
+		synctest.Wait()
 		if len(up.got) < 240 {
 			t.Errorf("the sink that works has %d", len(up.got))
 		}
@@ -341,6 +342,7 @@ func TestExporterCatchesUp(t *testing.T) {
 		p.mu.Unlock()
 		down.set(nil)
 		time.Sleep(2 * time.Minute)
+		synctest.Wait()
 		if len(down.got) != len(up.got) {
 			t.Errorf("the sink that was down has %d of %d", len(down.got), len(up.got))
 		}
@@ -352,6 +354,7 @@ func TestExporterCatchesUp(t *testing.T) {
 		n := len(up.got)
 		export("up", up) // goes on where it stopped
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(up.got) != n {
 			t.Errorf("%d records came again", len(up.got)-n)
 		}

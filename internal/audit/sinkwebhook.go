@@ -64,6 +64,6 @@ func Sign(secret []byte, t time.Time, body []byte) string {
 	stamp := strconv.FormatInt(t.Unix(), 10)
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(stamp + "."))
-	mac.Write(body)               
+	mac.Write(body)
 	return "t=" + stamp + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }

@@ -83,10 +83,12 @@ func TestSpoolOutlastsTheHub(t *testing.T) {
 		}
 		r.set(nil, true) // it comes back, and its answers are lost
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		stop()
 		stop = start(t, s, r) // as after credentials were refused and mended
 		r.set(nil, false)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n, lost := s.Waiting(); n != 0 || lost != 0 || len(r.got) != 1000 {
 			t.Errorf("%d wait, %d lost, %d arrived", n, lost, len(r.got))
 		}
@@ -117,6 +119,7 @@ func TestSpoolIsBounded(t *testing.T) {
 		r.set(nil, false)
 		start(t, s, r)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		var told uint64
 		for _, one := range r.records {
 			if one.Action == Lost {
@@ -136,6 +139,7 @@ func TestSpoolGivesUpWhatTheHubCannotRead(t *testing.T) {
 		start(t, s, r)
 		s.Record(Record{Action: Open})
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if n, lost := s.Waiting(); n != 0 || lost != 1 {
 			t.Errorf("%d wait, %d lost", n, lost)
 		}

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -22,7 +23,9 @@ func (errWouldBlock) Temporary() bool { return true }
 // which a failed write would ruin, never sees it.
 //
 // The reading half belongs to the goroutine that reads the pipe, the writing half
-// to the one that holds the pipe's write lock.
+// to the one that holds the pipe's write lock. But crypto/tls writes while it reads
+// too, an alert or the answer to a KeyUpdate, when the peer gives it reason: so what is
+// sealed has a lock of its own, which is not held while the network is waited for.
 type carrier struct {
 	net.Conn
 	raw  syscall.RawConn // nil where the connection is not a socket
@@ -39,8 +42,9 @@ type carrier struct {
 	writeReady func(fd uintptr)
 
 	gather bool // false during the handshake, which flushes by itself
-	out    *Buffer
-	sealed []byte // what TLS wrote and the network has not taken; aliases out
+	omu    sync.Mutex
+	out    *Buffer // guarded by omu
+	sealed []byte  // what TLS wrote and the network has not taken; aliases out; guarded by omu
 }
 
 func newCarrier(c net.Conn, bufs *Buffers) *carrier {
@@ -138,6 +142,8 @@ func (c *carrier) Write(b []byte) (int, error) {
 	if !c.gather {
 		return c.Conn.Write(b)
 	}
+	c.omu.Lock()
+	defer c.omu.Unlock()
 	if c.out == nil {
 		c.out = c.bufs.Get()
 		c.sealed = c.out[:0]
@@ -146,11 +152,23 @@ func (c *carrier) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// pending reports whether something is sealed that the network has not taken.
+func (c *carrier) pending() bool {
+	c.omu.Lock()
+	defer c.omu.Unlock()
+	return len(c.sealed) > 0
+}
+
 // flush hands the gathered records to the network. What could not be written
 // before the deadline stays for the next call.
 func (c *carrier) flush() error {
+	c.omu.Lock()
+	defer c.omu.Unlock()
 	for len(c.sealed) > 0 {
-		n, err := c.Conn.Write(c.sealed)
+		now := c.sealed
+		c.omu.Unlock() // what is added meanwhile stands behind it, and comes next
+		n, err := c.Conn.Write(now)
+		c.omu.Lock()
 		c.sealed = c.sealed[n:]
 		if err != nil {
 			return err
@@ -162,6 +180,8 @@ func (c *carrier) flush() error {
 
 // tryFlush writes what the network takes at once; raw is not nil.
 func (c *carrier) tryFlush() error {
+	c.omu.Lock()
+	defer c.omu.Unlock()
 	if len(c.sealed) > 0 {
 		// Control and not Write: a deadline that has passed is for those who wait.
 		if err := c.raw.Control(c.writeReady); err != nil {
@@ -174,12 +194,13 @@ func (c *carrier) tryFlush() error {
 	return nil
 }
 
+// tryWrite is called by tryFlush, with omu held.
 func (c *carrier) tryWrite(fd uintptr) {
 	n, _ := writeFD(fd, c.sealed)
 	c.sealed = c.sealed[n:]
 }
 
-// drop returns the memory of the writing half.
+// drop returns the memory of the writing half; the caller holds omu.
 func (c *carrier) drop() {
 	if c.out != nil {
 		c.bufs.Put(c.out)

@@ -115,13 +115,13 @@ func (p *Pipe) signal(t wire.FrameType, flags uint8, number uint64, wanted func(
 	}
 	// What a write that timed out, or an earlier signal, has left is a sign of
 	// life by itself, and nobody else may ever come to finish it.
-	if len(p.c.sealed) == 0 && wanted() {
+	if !p.c.pending() && wanted() {
 		var frame [wire.HeaderLen]byte
 		wire.Header{Type: t, Flags: flags, Offset: number}.Put(frame[:])
 		p.frames++
 		_, _ = p.tls.Write(frame[:]) // into memory; a reader, or the next Send, finds out
 	}
-	if len(p.c.sealed) == 0 {
+	if !p.c.pending() {
 		p.wmu.Unlock()
 		return
 	}
@@ -142,5 +142,5 @@ func (p *Pipe) Flush() error {
 func (p *Pipe) Flushed() bool {
 	p.wmu.Lock()
 	defer p.wmu.Unlock()
-	return len(p.c.sealed) == 0
+	return !p.c.pending()
 }

@@ -39,7 +39,7 @@ func share(files uint64, n int) int {
 		return maxPipes
 	}
 	left := int(files) - spareFiles - n*filesPerParty
-	return min(max(left/(2*n), 1), maxPipes)          // a pipe, and its target
+	return min(max(left/(2*n), 1), maxPipes) // a pipe, and its target
 }
 
 // Members serves the organizations of an agent's settings, each by an Agent of its

@@ -58,7 +58,10 @@ func (o *origin) requests() []string {
 }
 
 // raw sends bytes to a proxy and returns all that comes back until it is quiet.
-func raw(t *testing.T, addr, request string) string {
+func raw(t *testing.T, addr, request string) string { return rawUntil(t, addr, request, "") }
+
+// rawUntil is raw that waits for an answer with an end that is to come.
+func rawUntil(t *testing.T, addr, request, end string) string {
 	t.Helper()
 	c, err := net.DialTimeout("tcp", addr, patience)
 	if err != nil {
@@ -76,6 +79,9 @@ func raw(t *testing.T, addr, request string) string {
 		out.Write(b[:n])
 		if err != nil {
 			return out.String()
+		}
+		if !strings.HasSuffix(out.String(), end) {
+			continue
 		}
 		// After the first answer it gets little time for more.
 		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -321,7 +327,7 @@ func TestAttackConnect(t *testing.T) {
 	}
 	// What a client sends behind a CONNECT before it has the answer is the target's, and
 	// not another request.
-	answer := raw(t, near.http, connect+"Host: x\r\n\r\nCONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n")
+	answer := rawUntil(t, near.http, connect+"Host: x\r\n\r\nCONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n", "127.0.0.1:1 HTTP/1.1\r\n\r\n")
 	if strings.Count(answer, "HTTP/1.1 200") != 1 || !strings.Contains(answer, "acme\nCONNECT 127.0.0.1:1 HTTP/1.1\r\n\r\n") {
 		t.Errorf("a second CONNECT in the tunnel: %q", answer)
 	}

@@ -61,14 +61,14 @@ func TestHubRefusesToStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	corrupt := stopped.Data
-	if err := os.WriteFile(filepath.Join(corrupt, "ca.crt"), []byte("-----BEGIN CERTIFICATE-----\nnonsense\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(corrupt, "state.json"), []byte("{\"version\": 1, nonsense\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, tt := range map[string]struct{ data, listen, want string }{
 		"port in use":        {filepath.Join(t.TempDir(), "hub"), hub.Addr, "in use"},
 		"directory in use":   {hub.Data, harness.FreeAddr(t), hub.Data},
 		"foreign directory":  {foreign, harness.FreeAddr(t), foreign},
-		"corrupt directory":  {corrupt, harness.FreeAddr(t), "ca.crt"},
+		"corrupt directory":  {corrupt, harness.FreeAddr(t), "state.json"},
 		"no such parent":     {"/proc/no/such/place", harness.FreeAddr(t), "/proc/no"},
 		"address of no kind": {filepath.Join(t.TempDir(), "hub"), "nonsense", "nonsense"},
 	} {
@@ -118,13 +118,13 @@ func snapshot(t *testing.T, dir string) string {
 func TestCredentialsAreRenewed(t *testing.T) {
 	deadline(t)
 	echo := harness.Serve(t, harness.Echo)
-	hub := harness.StartHub(t, programs, harness.HubSpec{Args: []string{"--credential-ttl", "1m"}})
+	hub := harness.StartHub(t, programs, harness.HubSpec{Args: []string{"--credential-ttl", "15s"}})
 	agent := hub.StartAgent(t, harness.PartySpec{Allow: rules([]string{echo})})
 	args, forwards := forwardArgs(t, "edge", []string{echo})
 	proxy := hub.StartProxy(t, harness.PartySpec{Args: args})
 	conn := harness.Dial(t, forwards[0])
 	message := make([]byte, 32)
-	for begin := time.Now(); time.Since(begin) < 80*time.Second; time.Sleep(time.Second) { // a certificate's life has to pass
+	for begin := time.Now(); time.Since(begin) < 25*time.Second; time.Sleep(time.Second) { // a certificate's life has to pass
 		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 		if _, err := conn.Write(message); err != nil {
 			t.Fatalf("the open stream after %v: %v", time.Since(begin).Round(time.Second), err)

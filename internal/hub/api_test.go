@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/identity"
@@ -50,6 +52,24 @@ type fixture struct {
 	seen    []bus.Presence
 	voided  []string // bus users that were revoked
 	bounds  []string // of connections to the bus, as they were set
+	records []audit.Record
+}
+
+// Record implements audit.Recorder.
+func (f *fixture) Record(r audit.Record) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.records = append(f.records, r)
+}
+
+// wantRecord fails the test if none of what was recorded is as it should be.
+func (f *fixture) wantRecord(what string, is func(audit.Record) bool) {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.ContainsFunc(f.records, is) {
+		f.t.Errorf("%s is not recorded: %+v", what, f.records)
+	}
 }
 
 // logBuffer is a log that a test can read while others write.
@@ -104,7 +124,7 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 	f.api, err = hub.NewAPI(hub.APIOptions{
 		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), Issuers: issuers, SignIn: signIn, Organizations: orgs, Grants: grants,
 		Access: f.access, Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
-		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now,
+		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now, Audit: f, Flood: f,
 	})
 	if err != nil {
 		t.Fatal(err)

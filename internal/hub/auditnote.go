@@ -1,10 +1,12 @@
 package hub
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"strings"
 	"sync"
@@ -87,7 +89,7 @@ func (a *API) recordRequest(r *http.Request, n *note, body any, err error) {
 // somebody tries elsewhere than at home is told at his home: nobody writes into a
 // log that is not his.
 func (a *API) auditedIn(r *http.Request, n *note, err error) string {
-	org := r.PathValue("org")
+	org := cmp.Or(r.PathValue("org"), n.caller.Organization)
 	switch {
 	case n.need == role.Hub || n.caller.Kind == "":
 		return ""
@@ -227,26 +229,24 @@ func nameOf(body any) string {
 	return ""
 }
 
-// recordExchange records an exchange of a secret for credentials.
-func (a *API) recordExchange(r *http.Request, n *note, form map[string][]string, err error) {
-	get := func(name string) string {
-		if all := form[name]; len(all) > 0 {
-			return all[0]
-		}
-		return ""
-	}
+// recordExchange records an exchange of a secret for credentials, or of an ID token
+// for a session, which is a sign-in at the hub.
+func (a *API) recordExchange(r *http.Request, n *note, form url.Values, err error) {
 	one := audit.Record{
 		Action: audit.Exchange, Organization: n.caller.Organization, Actor: n.caller.Principal, Source: sourceText(r), What: n.what,
-		Object: clip(get("role")) + ":" + clip(get("name")), Replica: clip(get("replica")),
+		Object: clip(form.Get("role")) + ":" + clip(form.Get("name")), Replica: clip(form.Get("replica")),
 	}
-	if get("role") == string(identity.RoleAgent) {
-		one.Agent = clip(get("name"))
+	if form.Get("role") == string(identity.RoleAgent) {
+		one.Agent = clip(form.Get("name"))
+	}
+	if isSignIn(form) {
+		one.Action, one.Object = audit.SignIn, n.object
 	}
 	one.Outcome(problemFailure(err), wire.LegHub)
 	if err != nil {
 		a.o.Flood.Record(one)
 		return
 	}
-	one.Organization = get("audience") // the administrator's may be any
+	one.Organization = form.Get("audience") // the administrator's may be any
 	a.o.Audit.Record(one)
 }

@@ -101,6 +101,9 @@ func (a *API) useJoin(r *http.Request) (any, error) {
 		_, err = a.limitFailures(r, Caller{}, a.joinRefusal(req, err))
 		return nil, err
 	}
+	n := noteOf(r)
+	n.caller = Caller{Principal: identity.Principal{Kind: identity.KindAgent, Name: j.Agent}, Organization: j.Organization, Item: j.KeyID}
+	n.object, n.what = "agent:"+j.Agent, "joined by "+j.ID
 	a.o.Log.Info("agent joined", "organization", j.Organization, "agent", j.Agent, "join", j.ID, "key", j.KeyID, "source", sourceOf(r).String())
 	return api.Joined{Organization: j.Organization, Agent: j.Agent, KeyID: j.KeyID}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/joinstring"
 	"postern.dev/postern/internal/wire"
@@ -55,6 +56,9 @@ func TestJoinStrings(t *testing.T) {
 			t.Fatalf("%+v, %v", got, err)
 		}
 	}
+	f.wantRecord("the joining", func(r audit.Record) bool {
+		return r.Action == audit.Change && r.OK && r.Actor.String() == "agent:edge" && r.Organization == "default" && r.What == "joined by "+s.ID
+	})
 	keys, err := f.admin.Registration(ctx, "default", "edge")
 	if err != nil || len(keys.Keys) != 1 || keys.Keys[0].PublicKey != request.PublicKey {
 		t.Errorf("%+v, %v", keys, err)

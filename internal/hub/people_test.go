@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/identity"
@@ -96,6 +97,9 @@ func TestSignIn(t *testing.T) {
 	if s.User != "ann@example.org" || !slices.Equal(s.Groups, []string{"dev", "sre"}) || s.ExpiresIn != 3600 || s.TokenType != "Bearer" {
 		t.Errorf("session: %+v", s)
 	}
+	p.wantRecord("the sign-in", func(r audit.Record) bool {
+		return r.Action == audit.SignIn && r.OK && r.Actor.String() == "user:ann@example.org" && r.Object == "session:"+s.SessionID && r.Organization == ""
+	})
 	ann := p.client(s.AccessToken)
 	me, err := ann.WhoAmI(ctx)
 	want := api.WhoAmI{Principal: "user:ann@example.org", Groups: []string{"dev", "sre"}, Roles: nil, Session: s.SessionID, Expires: me.Expires}
@@ -104,6 +108,7 @@ func TestSignIn(t *testing.T) {
 	}
 	_, err = p.open(idToken)
 	wantFailure(t, "a second time", err, wire.CodeUnauthenticated, "used already")
+	p.wantRecord("the refusal", func(r audit.Record) bool { return r.Action == audit.SignIn && !r.OK && r.Code == "unauthenticated" })
 
 	// Renewed, the session is the same, and the token before is good for one more round.
 	again, err := p.client("").OpenSession(ctx, api.SessionRequest{

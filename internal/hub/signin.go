@@ -224,6 +224,8 @@ func (a *API) signIn(r *http.Request, form url.Values) (*api.Session, error) {
 	if err := a.enforce(r, registry.Ground{Kind: registry.GroundUser, Name: who.user}); err != nil {
 		return nil, err
 	}
+	n := noteOf(r)
+	n.caller.Principal, n.object = identity.Principal{Kind: identity.KindUser, Name: s.User}, "session:"+s.ID
 	a.o.Log.Info("signed in", "user", s.User, "session", s.ID, "source", s.Source, "renewed", s.ID == form.Get("session"), "expires", s.Expires)
 	return &api.Session{
 		AccessToken: secret, IssuedTokenType: api.TokenTypeAccess, TokenType: "Bearer",

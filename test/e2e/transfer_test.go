@@ -115,8 +115,14 @@ func TestReadersThatNeverRead(t *testing.T) {
 		}
 		return size / 1e6 / time.Since(begin).Seconds()
 	}
+	best := func() (most float64) { // what else the machine does must not count
+		for range 3 {
+			most = max(most, rate())
+		}
+		return most
+	}
 	rate() // the first connections of a path are slower than the rest
-	alone := rate()
+	alone := best()
 	for range 8 {
 		conn := harness.Dial(t, forwards[0])
 		// The first byte shows that the flood has begun.
@@ -124,7 +130,7 @@ func TestReadersThatNeverRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	beside := rate()
+	beside := best()
 	t.Logf("%.0f MB/s alone, %.0f MB/s beside 8 readers that never read", alone, beside)
 	if beside < alone/2 {
 		t.Errorf("%.0f MB/s beside 8 readers that never read, %.0f MB/s alone", beside, alone)

@@ -2,12 +2,14 @@ package hub
 
 import (
 	"context"
+	"encoding/hex"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"postern.dev/postern/internal/audit"
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/proxy"
 	"postern.dev/postern/internal/wire"
 )
@@ -65,11 +67,14 @@ func targetText(t wire.Target) string {
 // records. do opens it, by way of the Opener that it is given.
 func (l *auditLog) open(r proxy.Request, via proxy.Opener, do func(via proxy.Opener) (proxy.Stream, error)) (proxy.Stream, error) {
 	begin := time.Now()
+	if !r.Trace.Valid() {
+		r.Trace = observe.NewTrace()
+	}
 	one := audit.Record{
 		Action: audit.Open, Time: begin, Organization: r.Agent.Organization, Actor: r.For.Principal, Source: clientText(r.Client.Addr()),
-		Agent: r.Agent.Agent, Target: targetText(r.Target),
+		Agent: r.Agent.Agent, Target: targetText(r.Target), Trace: hex.EncodeToString(r.Trace.TraceID[:]),
 	}
-	t := &tap{Opener: via}
+	t := &tap{Opener: via, trace: r.Trace}
 	s, err := do(t)
 	one.Duration = time.Since(begin)
 	one.Outcome(err, wire.LegProxy)
@@ -84,14 +89,16 @@ func (l *auditLog) open(r proxy.Request, via proxy.Opener, do func(via proxy.Ope
 	return &recordedStream{Stream: s, log: l, begin: begin, record: one}, nil
 }
 
-// tap learns the ID of the stream that an Opener opened.
+// tap gives an Opener the trace, and learns the ID of the stream that it opened.
 type tap struct {
 	proxy.Opener
+	trace  observe.Trace
 	stream string
 }
 
 // Open implements proxy.Opener.
 func (t *tap) Open(ctx context.Context, r proxy.Request) (proxy.Stream, error) {
+	r.Trace = t.trace
 	s, err := t.Opener.Open(ctx, r)
 	if named, ok := s.(interface{ ID() wire.StreamID }); ok && err == nil {
 		t.stream = named.ID().String()

@@ -80,6 +80,7 @@ type Grants struct {
 	mu      sync.Mutex
 	cutter  Cutter
 	audit   audit.Recorder
+	guests  map[*guest]struct{}
 	all     map[string]*Grant          // by serial
 	owners  map[string]busOwner        // by bus key
 	next    map[string][]string        // by serial: those whose Previous it is
@@ -309,7 +310,7 @@ func (g *Grants) Enforce(ctx context.Context, pattern registry.Ground) error {
 	return nil
 }
 
-// grounds returns the grounds of grants that match a pattern.
+// grounds returns the grounds of grants and guests that match a pattern.
 func (g *Grants) grounds(pattern registry.Ground) []registry.Ground {
 	seen := make(map[registry.Ground]bool)
 	var all []registry.Ground
@@ -319,6 +320,12 @@ func (g *Grants) grounds(pattern registry.Ground) []registry.Ground {
 		if !one.Revoked && !seen[one.Ground] && matches(pattern, one.Ground) {
 			seen[one.Ground] = true
 			all = append(all, one.Ground)
+		}
+	}
+	for one := range g.guests {
+		if !seen[one.ground] && matches(pattern, one.ground) {
+			seen[one.ground] = true
+			all = append(all, one.ground)
 		}
 	}
 	return all
@@ -348,9 +355,9 @@ func (g *Grants) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 	}
 	cutter, recorder := g.cutter, g.audit
 	g.mu.Unlock()
-	cut := 0
+	cut := g.evict(gone)
 	if cutter != nil {
-		cut = cutter.Cut(g.Revoked)
+		cut += cutter.Cut(g.Revoked)
 	}
 	for org, keys := range users {
 		err := g.bus.RevokeUsers(org, keys...)

@@ -176,7 +176,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.tenants = &tenants{
 		state: h.state, bus: h.bus, zone: h.cfg.Zone, audit: h.audit, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
-		orders: h.orders, access: h.access, quotas: h.quotas, log: h.log, all: make(map[string]*tenant),
+		orders: h.orders, access: h.access, quotas: h.quotas, grants: h.grants, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
 	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })
@@ -329,7 +329,7 @@ func (h *Hub) verify(ctx context.Context, organization, secret string) (proxy.Id
 	} else if p.Admin() || p.Organization != organization {
 		return proxy.Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the token is not one of organization %s", organization)
 	}
-	return proxy.Identity{Organization: organization, Principal: p.Principal, Groups: p.Groups}, nil
+	return proxy.Identity{Organization: organization, Principal: p.Principal, Groups: p.Groups, Item: p.Item}, nil
 }
 
 // checkPort sends bytes through the rendezvous, over the one port, as a proxy of

@@ -36,12 +36,11 @@ func (s *ownStream) Close() error {
 
 // cut ends the stream because of a decision, without waiting for it.
 func (s *ownStream) cut(d access.Decision) {
-	if r, ok := s.Stream.(interface{ Reset(*wire.Failure) }); ok {
-		r.Reset(refusal(d))
-		return
-	}
-	_ = s.Stream.Close()
+	reset(s.Stream, refusal(d))
 }
+
+// Reset ends the stream for a reason, without waiting for it.
+func (s *ownStream) Reset(f *wire.Failure) { reset(s.Stream, f) }
 
 // refusal returns the failure of a decision.
 func refusal(d access.Decision) *wire.Failure {

@@ -37,6 +37,7 @@ type tenants struct {
 	orders  *Orders
 	quotas  *Quotas
 	access  *Access
+	grants  *Grants
 	log     *slog.Logger
 
 	ctx context.Context // ends all of them
@@ -213,7 +214,11 @@ func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, erro
 		return nil, wire.Fail(wire.LegClient, wire.CodeNoAgent, "there is no organization %q", r.Agent.Organization)
 	}
 	return t.audit.open(r, one.dialer, func(via proxy.Opener) (proxy.Stream, error) {
-		return t.access.open(ctx, r.Agent.Organization, askerOf(r, t.state.Node()), r, via)
+		s, err := t.access.open(ctx, r.Agent.Organization, askerOf(r, t.state.Node()), r, via)
+		if err != nil {
+			return nil, err
+		}
+		return t.grants.lodge(ctx, r.For, s)
 	})
 }
 

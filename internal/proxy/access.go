@@ -21,6 +21,7 @@ type Identity struct {
 	Organization string
 	Principal    identity.Principal // the zero one on a listener that asks for no credentials
 	Groups       []string           // of a user
+	Item         string             // what it showed, such as a token's access ID; empty where that is not known
 }
 
 // Login is what a client presented.
@@ -37,7 +38,7 @@ type VerifyFunc func(ctx context.Context, organization, secret string) (Identity
 // Bounds of the memory of recent logins. It is short, since a revoked token
 // works for so long.
 const (
-	rememberFor = 10 * time.Second
+	rememberFor = 3 * time.Second
 	rememberMax = 1024
 )
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -18,6 +19,7 @@ type connectRequest struct {
 	host  string
 	port  uint16
 	login Login
+	trace observe.Trace
 }
 
 // parseConnect reads the header block of a CONNECT request (RFC 9110 section
@@ -56,6 +58,8 @@ func parseConnect(head string) (connectRequest, *wire.Failure) {
 			hosts++
 		case strings.EqualFold(name, "Transfer-Encoding"), strings.EqualFold(name, "Content-Length") && value != "0":
 			return req, badRequest("a CONNECT request has no body")
+		case strings.EqualFold(name, "traceparent"):
+			req.trace, _ = observe.ParseTrace(value) // a bad one counts as none (W3C Trace Context §3.2)
 		case strings.EqualFold(name, "Proxy-Authorization"):
 			logins++
 			if req.login, f = parseLogin(value); f != nil {

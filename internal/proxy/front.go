@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
 )
@@ -24,6 +25,7 @@ type Request struct {
 	Target wire.Target
 	For    Identity       // who asks; its organization is the agent's
 	Client netip.AddrPort // from where; zero for a request of our own
+	Trace  observe.Trace  // that the stream belongs to; the zero one begins a new one
 	Early  []byte         // goes to the target along with the request, which saves a round trip; MaxEarly bytes at most
 }
 

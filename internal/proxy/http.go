@@ -141,6 +141,7 @@ func (h *HTTP) connect(c *client, req connectRequest, early []byte) {
 		h.refuseRequest(c, r, f)
 		return
 	}
+	r.trace = req.trace
 	stream, f := h.open(h.ctx, c, r, nil)
 	if f != nil {
 		part(c.Conn, answerFor(f, r.target).response(f))

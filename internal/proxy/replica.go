@@ -9,6 +9,7 @@ import (
 
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/stream"
 	"postern.dev/postern/internal/wire"
@@ -48,6 +49,11 @@ func (r *replica) open(ctx context.Context, req Request) (s *stream.Stream, join
 		limit = min(limit, max(time.Until(at), time.Millisecond))
 	}
 	o := wire.Open{Stream: stream.NewID(), Target: req.Target.String(), LimitMillis: uint32(limit.Milliseconds())} //nolint:gosec // small
+	if req.Trace.Valid() {
+		o.Trace = req.Trace.Bytes()
+	} else {
+		o.Trace = observe.NewTrace().Bytes()
+	}
 	if req.For.Principal != (identity.Principal{}) {
 		o.For, o.Groups = req.For.Principal.String(), req.For.Groups
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -17,6 +18,7 @@ type route struct {
 	id     Identity
 	agent  AgentRef
 	target wire.Target
+	trace  observe.Trace // that the client sent
 }
 
 func (r route) event(s *Server, c *client) Event {
@@ -60,7 +62,7 @@ func (s *Server) open(ctx context.Context, c *client, r route, early []byte) (St
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
 	defer cancel()
 	start := time.Now()
-	stream, err := s.cfg.Opener.Open(ctx, Request{Agent: r.agent, Target: r.target, For: r.id, Client: c.addr, Early: early})
+	stream, err := s.cfg.Opener.Open(ctx, Request{Agent: r.agent, Target: r.target, For: r.id, Client: c.addr, Trace: r.trace, Early: early})
 	e := r.event(s, c)
 	e.Duration = time.Since(start)
 	if err == nil {

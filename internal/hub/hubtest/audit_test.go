@@ -120,7 +120,7 @@ func TestAuditTellsAll(t *testing.T) {
 	same := w.await(org, "the same stream at the agent", func(e audit.Entry) bool {
 		return e.Action == audit.Open && e.Reporter == audit.ByAgent && e.Stream == mine.Stream
 	})
-	if same.Actor != mine.Actor || same.Address != target || same.Reason == "" {
+	if same.Actor != mine.Actor || same.Address != target || same.Reason == "" || len(mine.Trace) != 32 || same.Trace != mine.Trace {
 		t.Errorf("%+v", same)
 	}
 	refused := w.await(org, "a refusal", func(e audit.Entry) bool {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -147,6 +148,42 @@ func TestTokensAsPasswords(t *testing.T) {
 			}
 			return errors.New(part + " does not tell for whom its streams are")
 		})
+	}
+}
+
+// TestRevokedPassword deletes a robot whose token is somebody's password at the hub's
+// own proxy: its stream is cut, and no other is opened.
+func TestRevokedPassword(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *config.Hub) { c.HTTP, c.RequireToken = "127.0.0.1:0", true })
+	w.agent("a", nil)
+	target, own := serve(t, echo), w.info.Clients[0].String()
+	secret, _, err := (&enroll.RobotToken{File: w.robot("default", "guest")}).SubjectToken(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c net.Conn
+	eventually(t, patience, func() (err error) { c, err = connect(own, agentID+":"+secret, target); return err })
+	defer c.Close()
+	if err := ping(c); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	if err := w.admin.DeleteRobot(t.Context(), "default", "guest"); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(begin.Add(patience))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the stream ended with %v, not with a reset", err)
+	}
+	if took := time.Since(begin); took > 5*time.Second+slack {
+		t.Errorf("it was cut after %s", took)
+	} else {
+		t.Logf("cut after %s", took)
+	}
+	took := eventually(t, patience, func() error { return want(onceBy(own, agentID+":"+secret, target), 407) })
+	if took > 5*time.Second+slack {
+		t.Errorf("the password was taken for %s more", took)
 	}
 }
 

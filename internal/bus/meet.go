@@ -27,6 +27,9 @@ const (
 	maxProxyID   = 512
 	maxExpires   = 10 * time.Minute
 	meetingQueue = "meet"
+
+	// secondLook is how long a request that found nobody waits until it looks again.
+	secondLook = 20 * time.Millisecond
 )
 
 // MeetRequest asks an agent's replica to come to a relay and join the pipes
@@ -168,6 +171,15 @@ func (c *Conn) ask(ctx context.Context, subject, who string, data []byte) ([]byt
 	}
 	defer release()
 	msg, err := l.nc.RequestWithContext(ctx, subject, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		// A listener that renews its credentials moves to a new connection, and a busy
+		// server may have looked it up before and found it gone after.
+		select {
+		case <-time.After(secondLook):
+			msg, err = l.nc.RequestWithContext(ctx, subject, data)
+		case <-ctx.Done():
+		}
+	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		return nil, wire.Fail(wire.LegAgent, wire.CodeNoAgent, "%s is not connected", who).WithCause(err)
 	}

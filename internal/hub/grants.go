@@ -367,7 +367,7 @@ func (g *Grants) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 	}
 	for ground := range gone {
 		recorder.Record(audit.Record{
-			Action: audit.Revoke, Organization: ground.Organization, Object: ground.String(), What: "cut connections", OK: true, Count: uint64(cut),
+			Action: audit.Revoke, Organization: ground.Organization, Object: ground.String(), What: "cut connections", OK: true, Count: uint64(cut), //nolint:gosec // not negative
 		})
 		g.log.Info("credentials revoked", "ground", ground.String(), "connections", cut)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -235,11 +236,14 @@ func ParseBatch(batch []byte, organization, agent, replica string, now time.Time
 		if len(all) >= maxBlock {
 			return nil, fmt.Errorf("%w: more than %d records", ErrBatch, maxBlock)
 		}
-		e, err := ParseEntry(line)
-		if err != nil {
+		// Not ParseEntry: what is kept is encoded anew, so it need not be canonical here.
+		if len(line) > MaxLine {
+			return nil, fmt.Errorf("%w: a record of %d bytes", ErrBatch, len(line))
+		}
+		var r Record
+		if err := json.Unmarshal(line, &r); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBatch, err)
 		}
-		r := e.Record
 		switch r.Action {
 		case Open, Close, Change, Lost:
 		default:

@@ -5,8 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"net/url"
 
 	"postern.dev/postern/internal/wire"
@@ -30,26 +28,12 @@ func auditPath(org string) string {
 // on until ctx ends, and returns nil then. An error of each ends it. A line is valid
 // until each returns.
 func (c *Client) Audit(ctx context.Context, org string, filter url.Values, each func(line []byte) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.BaseURL+auditPath(org)+"?"+filter.Encode(), nil)
+	body, err := c.stream(ctx, auditPath(org)+"?"+filter.Encode())
 	if err != nil {
-		return badURL(c.BaseURL, err)
+		return err
 	}
-	if c.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Token)
-	}
-	res, err := c.HTTP.Do(req)
-	if err != nil {
-		return transportFailure(ctx, err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
-		if err != nil {
-			return transportFailure(ctx, err)
-		}
-		return readProblem(res, body).failure()
-	}
-	lines := bufio.NewScanner(res.Body)
+	defer body.Close()
+	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxAuditLine+1)
 	for lines.Scan() {
 		if line := bytes.TrimSpace(lines.Bytes()); len(line) > 0 { // an empty one is a sign of life

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"io"
-	"net/http"
 
 	"postern.dev/postern/internal/wire"
 )
@@ -18,27 +17,13 @@ const TypeBackup = "application/x-tar"
 // it was cut off, w holds the beginning; the archive itself tells that it is not
 // whole.
 func (c *Client) Backup(ctx context.Context, w io.Writer) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.BaseURL+PathBackup, nil)
+	body, err := c.stream(ctx, PathBackup)
 	if err != nil {
-		return badURL(c.BaseURL, err)
+		return err
 	}
-	if c.Token != "" {
-		req.Header.Set("Authorization", "Bearer "+c.Token)
-	}
-	res, err := c.HTTP.Do(req)
-	if err != nil {
-		return transportFailure(ctx, err)
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
-		if err != nil {
-			return transportFailure(ctx, err)
-		}
-		return readProblem(res, body).failure()
-	}
+	defer body.Close()
 	out := &failingWriter{w: w}
-	if _, err := io.Copy(out, res.Body); out.err != nil {
+	if _, err := io.Copy(out, body); out.err != nil {
 		return out.err
 	} else if err != nil {
 		return wire.Fail(wire.LegHub, wire.CodeLost, "the backup was cut off: %s", err).WithCause(err).WithHint("see the hub's log")

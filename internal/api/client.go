@@ -238,3 +238,28 @@ func (c *Client) do(req *http.Request) ([]byte, time.Time, error) {
 	}
 	return body, date, nil
 }
+
+// stream asks for what is read bit by bit, and returns the answer's body, which the
+// caller closes. It may be as long as it likes.
+func (c *Client) stream(ctx context.Context, path string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.BaseURL+path, nil)
+	if err != nil {
+		return nil, badURL(c.BaseURL, err)
+	}
+	if c.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.Token)
+	}
+	res, err := c.HTTP.Do(req)
+	if err != nil {
+		return nil, transportFailure(ctx, err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res.Body, nil
+	}
+	defer res.Body.Close()
+	problem, err := io.ReadAll(io.LimitReader(res.Body, maxResponse))
+	if err != nil {
+		return nil, transportFailure(ctx, err)
+	}
+	return nil, readProblem(res, problem).failure()
+}

@@ -39,7 +39,10 @@ func (s *Session) Run(ctx context.Context) error {
 	renewAt := s.renewalTime()
 	var last time.Time // of the attempts
 	for {
-		if !sleepUntil(ctx, renewAt, s.hurry) || !sleepUntil(ctx, last.Add(hurryPause), nil) {
+		if sleepUntil(ctx, renewAt, s.hurry) {
+			sleepUntil(ctx, last.Add(hurryPause), nil)
+		}
+		if ctx.Err() != nil {
 			return nil
 		}
 		last = time.Now()
@@ -98,16 +101,16 @@ func (s *Session) expires() time.Time {
 // expired reports whether there are no valid credentials.
 func (s *Session) expired() bool { return s.refused.Load() || !time.Now().Before(s.expires()) }
 
-// sleepUntil waits until t has come by the monotonic clock or by the wall clock,
-// or hurry gives something, and reports whether that was before ctx ended.
-func sleepUntil(ctx context.Context, t time.Time, hurry <-chan struct{}) bool {
+// sleepUntil waits until t has come by the monotonic clock or by the wall clock, or
+// hurry gives something, or ctx ends. It reports whether it was hurry.
+func sleepUntil(ctx context.Context, t time.Time, hurry <-chan struct{}) (hurried bool) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := time.Now()
 		left := min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
 		if left <= 0 {
-			return ctx.Err() == nil
+			return false
 		}
 		timer.Reset(min(left, clockCheck))
 		select {

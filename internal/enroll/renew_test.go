@@ -63,6 +63,31 @@ func TestRenewal(t *testing.T) {
 	})
 }
 
+// TestRenewalOfShortLives renews credentials that live for seconds: there is never a
+// moment without good ones.
+func TestRenewalOfShortLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := enroll.New(newFakeHub(t, 2*time.Second), request(), nil)
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		renewals := 0
+		s.OnRenew(func(*enroll.Grant) { renewals++ })
+		stop := run(t, s)
+		for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(50 * time.Millisecond) {
+			if left := time.Until(s.Grant().Expires); left <= 0 {
+				t.Fatalf("after %s the credentials are %s past their end", time.Since(begin), -left)
+			}
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if renewals < 40 {
+			t.Errorf("%d renewals in a minute", renewals)
+		}
+	})
+}
+
 func TestHubAwayForHours(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := newFakeHub(t, time.Hour)

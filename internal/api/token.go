@@ -91,6 +91,7 @@ type TokenResponse struct {
 	CABundle        string        `json:"ca_bundle"`  // the organization's authorities in PEM, for inner TLS
 	BusToken        string        `json:"bus_token"`
 	TrustDomain     string        `json:"trust_domain"`
+	Item            string        `json:"item,omitempty"` // ID of the token, key or session that was shown; empty from a hub of an older version
 	Configuration   Configuration `json:"configuration"`
 
 	// HubTime is the hub's clock as it answered, to the second; zero if it did

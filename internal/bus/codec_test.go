@@ -131,6 +131,9 @@ func TestRightsOf(t *testing.T) {
 	if r, err := RightsOf(identity.RoleAgent, "a", "r", key); err != nil || !cmp.Equal(r.Publish, []string{"presence.agent.a.r", "audit.agent.a.r", "orders.ask.a.r"}) || !r.Reply {
 		t.Errorf("agent: %+v, %v", r, err)
 	}
+	if r, err := RightsOf(identity.RoleProxy, "p", "r", key); err != nil || !cmp.Equal(r.Publish, []string{"meet.*.*", "presence.ask", "revoked.ask.p"}) || r.Reply {
+		t.Errorf("proxy: %+v, %v", r, err)
+	}
 	for _, role := range []identity.Role{identity.RoleAgent, identity.RoleProxy, "x"} {
 		if _, err := RightsOf(role, "a.b", "r", key); err == nil {
 			t.Errorf("%s: bad name is taken", role)
@@ -180,6 +183,37 @@ func FuzzDecodePresence(f *testing.F) {
 		again, err := encodePresence(p)
 		if err != nil || !json.Valid(again) || len(again) > 2*maxMessage {
 			t.Fatalf("decoded %+v, encoded to %d bytes: %v", p, len(again), err)
+		}
+	})
+}
+
+func TestRevokedCodec(t *testing.T) {
+	asked := []Credential{{"robot", "ci", "one"}, {"robot", "ci", "two"}}
+	for s, want := range map[string][]Credential{
+		`{"revoked":[]}`: {}, `{"new":1}`: {}, `{"revoked":[1]}`: {asked[1]}, `{"revoked":[0,1]}`: asked,
+		"": nil, `[]`: nil, `{"revoked":[2]}`: nil, `{"revoked":[-1]}`: nil, `{"revoked":[0,0,0]}`: nil, `{"revoked":["0"]}`: nil,
+		`{"revoked":[],"failure":{"leg":"hub","code":"internal"}}`: nil, strings.Repeat(" ", maxMessage) + "{}": nil,
+	} {
+		got, err := decodeRevokedAnswer([]byte(s), asked)
+		if (err != nil) != (want == nil) || err == nil && !cmp.Equal(got, want) {
+			t.Errorf("%.60q: %v, %v; want %v", s, got, err, want)
+		}
+	}
+}
+
+func FuzzDecodeRevoked(f *testing.F) {
+	f.Add([]byte(`{"credentials":[{"kind":"robot","name":"ci","item":"one"}],"more":1}`), []byte(`{"revoked":[0]}`))
+	f.Add([]byte(`{"credentials":null}`), []byte(`{"revoked":[-1,1e9]}`))
+	f.Fuzz(func(t *testing.T, question, answer []byte) {
+		asked, err := decodeRevokedQuestion(question)
+		if err != nil {
+			return
+		}
+		if len(asked) == 0 || len(asked) > MaxCredentials {
+			t.Fatalf("%d credentials", len(asked))
+		}
+		if gone, err := decodeRevokedAnswer(answer, asked); err == nil && len(gone) > len(asked) {
+			t.Fatalf("%d of %d were revoked", len(gone), len(asked))
 		}
 	})
 }

@@ -50,10 +50,10 @@ func TestPartiesKeepToTheirOwn(t *testing.T) {
 		who           *party
 		publish, hear []string
 	}{
-		{agent, []string{"audit.agent.a.2", "audit.agent.b.1", "orders.agent.a", "orders.agent.a.1", "orders.agent.b", "orders.ask.a.2", "orders.ask.b.1", "explain.a.1", "presence.agent.a.2", "presence.agent.b.1", "presence.ask", "meet.a.1", "meet.b.1", "_INBOX_" + victim.public + ".x", "other"},
-			[]string{"audit.agent.>", "audit.agent.a.1", "orders.>", "orders.agent.b", "orders.agent.a.2", "orders.agent.*", "orders.ask.a.1", "explain.a.2", "explain.>", ">", "meet.>", "meet.b.1", "meet.a.2", "meet.a.*", "presence.agent.>", "presence.>", "_INBOX_>", "_INBOX_" + victim.public + ".>", "$SYS.>"}},
-		{proxy, []string{"audit.agent.a.1", "orders.agent.a", "orders.ask.a.1", "explain.a.1", "presence.agent.a.1", "_INBOX_" + victim.public + ".x", "$JS.API.INFO", "$SYS.REQ.SERVER.PING", "other"},
-			[]string{"audit.agent.>", "orders.agent.a", "orders.ask.a.1", "orders.>", "explain.a.1", ">", "meet.>", "meet.a.1", "presence.ask", "_INBOX_" + victim.public + ".>", "_INBOX_>", "$SYS.>"}},
+		{agent, []string{"revoked.ask.a", "revoked.ask.p", "audit.agent.a.2", "audit.agent.b.1", "orders.agent.a", "orders.agent.a.1", "orders.agent.b", "orders.ask.a.2", "orders.ask.b.1", "explain.a.1", "presence.agent.a.2", "presence.agent.b.1", "presence.ask", "meet.a.1", "meet.b.1", "_INBOX_" + victim.public + ".x", "other"},
+			[]string{"revoked.ask.*", "revoked.ask.p", "audit.agent.>", "audit.agent.a.1", "orders.>", "orders.agent.b", "orders.agent.a.2", "orders.agent.*", "orders.ask.a.1", "explain.a.2", "explain.>", ">", "meet.>", "meet.b.1", "meet.a.2", "meet.a.*", "presence.agent.>", "presence.>", "_INBOX_>", "_INBOX_" + victim.public + ".>", "$SYS.>"}},
+		{proxy, []string{"audit.agent.a.1", "orders.agent.a", "orders.ask.a.1", "explain.a.1", "presence.agent.a.1", "revoked.ask.victim", "revoked.ask.p.1", "_INBOX_" + victim.public + ".x", "$JS.API.INFO", "$SYS.REQ.SERVER.PING", "other"},
+			[]string{"audit.agent.>", "orders.agent.a", "orders.ask.a.1", "orders.>", "explain.a.1", "revoked.ask.p", "revoked.ask.victim", "revoked.>", ">", "meet.>", "meet.a.1", "presence.ask", "_INBOX_" + victim.public + ".>", "_INBOX_>", "$SYS.>"}},
 	} {
 		nc, errs := c.who.raw()
 		denied := func(what string) {

@@ -19,6 +19,7 @@ import (
 //	orders.agent.AGENT.REPLICA    the same for one replica
 //	explain.AGENT.REPLICA         an ExplainRequest from the hub to one replica; it replies
 //	audit.agent.AGENT.REPLICA     a replica's audit records; the hub replies
+//	revoked.ask.PROXY             which of some credentials were revoked; the hub replies
 //	_INBOX_USERKEY.>              replies to one user
 //
 // A subject says who listens, and mostly who speaks: but a party can have an agent
@@ -32,6 +33,7 @@ const (
 	subjectOrderAsk = "orders.ask."
 	subjectExplain  = "explain."
 	subjectAudit    = "audit.agent."
+	subjectRevoked  = "revoked.ask."
 	inboxPrefix     = "_INBOX_"
 )
 
@@ -45,7 +47,7 @@ type Rights struct {
 
 // RightsOf returns what a party may do on its organization's bus: an agent
 // announces itself, serves its own meetings, hears its own orders and tells what it
-// did; a proxy asks any agent to meet and watches presence; both read only their own
+// did; a proxy asks any agent to meet, watches presence, and asks the hub what was revoked; both read only their own
 // replies. The hub may do all.
 // userKey is the public key of the party's bus user.
 func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error) {
@@ -73,7 +75,7 @@ func RightsOf(role identity.Role, name, replica, userKey string) (Rights, error)
 		}, nil
 	case identity.RoleProxy:
 		return Rights{
-			Publish:   []string{subjectMeet + "*.*", subjectAsk},
+			Publish:   []string{subjectMeet + "*.*", subjectAsk, subjectRevoked + name},
 			Subscribe: []string{subjectPresence + "*.*", inbox},
 		}, nil
 	case identity.RoleHub:

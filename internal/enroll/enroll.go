@@ -50,6 +50,7 @@ type Grant struct {
 	BusKey        []byte // the seed that belongs to it, the same for all grants of a Session
 	Configuration api.Configuration
 	Authorities   []byte    // the hub's, in PEM
+	Item          string    // ID of the token, key or session that was shown, as the hub says; empty if it does not
 	Issued        time.Time // by our clock
 	Expires       time.Time // by our clock
 }
@@ -225,7 +226,7 @@ func (s *Session) newGrant(ctx context.Context) (*Grant, error) {
 		s.log.Warn("clocks differ; set them, for instance with NTP", "detail", clock.Error())
 	}
 	return &Grant{
-		Credentials: creds, BusToken: res.BusToken, BusKey: s.busSeed, Configuration: res.Configuration, Authorities: []byte(res.CABundle),
+		Credentials: creds, BusToken: res.BusToken, BusKey: s.busSeed, Configuration: res.Configuration, Authorities: []byte(res.CABundle), Item: res.Item,
 		Issued: received, Expires: sent.Add(time.Duration(res.ExpiresIn) * time.Second),
 	}, nil
 }

@@ -81,10 +81,11 @@ type Grants struct {
 	cutter  Cutter
 	audit   audit.Recorder
 	guests  map[*guest]struct{}
-	all     map[string]*Grant          // by serial
-	owners  map[string]busOwner        // by bus key
-	next    map[string][]string        // by serial: those whose Previous it is
-	pending map[registry.Ground]string // patterns to enforce again, and why
+	shown   map[registry.Ground]time.Time // that stand, and when a proxy asked last: see Gone
+	all     map[string]*Grant             // by serial
+	owners  map[string]busOwner           // by bus key
+	next    map[string][]string           // by serial: those whose Previous it is
+	pending map[registry.Ground]string    // patterns to enforce again, and why
 	roster  *roster
 }
 
@@ -111,7 +112,7 @@ func OpenGrants(
 	}
 	g := &Grants{
 		store: store, registry: reg, bus: bus, now: now, log: log, audit: audit.Discard{},
-		all: make(map[string]*Grant), owners: make(map[string]busOwner), next: make(map[string][]string), pending: make(map[registry.Ground]string),
+		all: make(map[string]*Grant), shown: make(map[registry.Ground]time.Time), owners: make(map[string]busOwner), next: make(map[string][]string), pending: make(map[registry.Ground]string),
 		roster: newRoster(),
 	}
 	keys, err := store.List(ctx, "grant.")
@@ -310,7 +311,8 @@ func (g *Grants) Enforce(ctx context.Context, pattern registry.Ground) error {
 	return nil
 }
 
-// grounds returns the grounds of grants and guests that match a pattern.
+// grounds returns the grounds of grants and guests, here and elsewhere, that match a
+// pattern.
 func (g *Grants) grounds(pattern registry.Ground) []registry.Ground {
 	seen := make(map[registry.Ground]bool)
 	var all []registry.Ground
@@ -326,6 +328,12 @@ func (g *Grants) grounds(pattern registry.Ground) []registry.Ground {
 		if !seen[one.ground] && matches(pattern, one.ground) {
 			seen[one.ground] = true
 			all = append(all, one.ground)
+		}
+	}
+	for ground := range g.shown {
+		if !seen[ground] && matches(pattern, ground) {
+			seen[ground] = true
+			all = append(all, ground)
 		}
 	}
 	return all
@@ -434,6 +442,7 @@ func (g *Grants) sweep(ctx context.Context) {
 	now := g.now()
 	var ended []string
 	g.mu.Lock()
+	g.forgetShown(now)
 	for serial, one := range g.all {
 		if now.After(one.Expires.Add(grantLeeway)) && (g.cutter == nil || !g.cutter.Holds(serial)) {
 			g.forget(one)

@@ -51,6 +51,9 @@ func (g *Grants) evict(gone map[registry.Ground]bool) int {
 			delete(g.guests, one)
 		}
 	}
+	for ground := range gone {
+		delete(g.shown, ground) // whoever asks next learns it from the registry
+	}
 	g.mu.Unlock()
 	for _, cut := range cuts {
 		cut()

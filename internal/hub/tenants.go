@@ -106,6 +106,10 @@ func (t *tenants) start(ctx context.Context, org string) error {
 	if err == nil {
 		stopAudit, err = conn.ServeAudit(func(agent, replica string, batch []byte) error { return t.audit.take(own, org, agent, replica, batch) })
 	}
+	var stopRevoked func()
+	if err == nil {
+		stopRevoked, err = conn.ServeRevoked(func(shown []bus.Credential) []int { return t.revoked(own, org, shown) })
+	}
 	if err != nil {
 		end()
 		conn.Close()
@@ -120,6 +124,7 @@ func (t *tenants) start(ctx context.Context, org string) error {
 		_ = dialer.Run(own)
 		telling.Wait()
 		stopAudit()
+		stopRevoked()
 		conn.Close()
 	})
 	return nil

@@ -195,6 +195,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 		CABundle:        string(trust.Bundle),
 		BusToken:        busToken,
 		TrustDomain:     id.TrustDomain,
+		Item:            caller.Item,
 		Configuration:   api.Configuration{HubVersion: a.o.Version, Relays: a.o.Relays, OrdersKeys: a.o.Orders.Keys()},
 	}, nil
 }

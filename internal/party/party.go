@@ -215,28 +215,29 @@ func (p *Party) Probe(ctx context.Context) (time.Duration, error) {
 }
 
 // VerifyToken asks the hub whether a token is good for our organization, by an
-// exchange whose credentials are thrown away, and returns whose it is: the
-// certificate tells on whose behalf it was issued. A token that is not good gives
-// a *wire.Failure with CodeUnauthenticated.
-func (p *Party) VerifyToken(ctx context.Context, token string) (identity.Holder, error) {
+// exchange whose credentials are thrown away, and returns whose it is, as the
+// certificate tells on whose behalf it was issued, and the token's ID, empty if the
+// hub does not tell. A token that is not good gives a *wire.Failure with
+// CodeUnauthenticated.
+func (p *Party) VerifyToken(ctx context.Context, token string) (h identity.Holder, item string, err error) {
 	s := enroll.New(p.Uplink, enroll.Request{
 		Organization: p.cfg.Settings.Organization, Role: identity.RoleProxy, Name: p.cfg.Name, Replica: "verify",
 		Version: p.cfg.Version, Secret: &enroll.RobotToken{Value: token}, NewBusKey: bus.NewUserKey,
 	}, nil)
-	err := s.Start(ctx)
+	err = s.Start(ctx)
 	if enroll.Permanent(err) {
-		return identity.Holder{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the hub does not accept the token given as password").WithCause(err)
+		return identity.Holder{}, "", wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the hub does not accept the token given as password").WithCause(err)
 	}
 	if err != nil {
-		return identity.Holder{}, err
+		return identity.Holder{}, "", err
 	}
-	h, err := identity.CertificateHolder(s.Credentials().Certificate.Leaf)
+	h, err = identity.CertificateHolder(s.Credentials().Certificate.Leaf)
 	switch {
 	case err != nil:
-		return identity.Holder{}, wire.Fail(wire.LegHub, wire.CodeProtocol, "the hub does not tell whose the token is: %s", err).WithCause(err)
+		return identity.Holder{}, "", wire.Fail(wire.LegHub, wire.CodeProtocol, "the hub does not tell whose the token is: %s", err).WithCause(err)
 	case h.Principal.Kind == identity.KindAdmin:
-		return identity.Holder{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the administrator's token is no password of a proxy").
+		return identity.Holder{}, "", wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the administrator's token is no password of a proxy").
 			WithHint("use the token of a robot of organization %s", p.cfg.Settings.Organization)
 	}
-	return h, nil
+	return h, s.Grant().Item, nil
 }

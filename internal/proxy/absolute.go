@@ -199,11 +199,11 @@ func rewrite(pr *httputil.ProxyRequest) {
 }
 
 // poolKey returns a host name that stands for the route in the transport's
-// pool: streams of one identity or agent must not serve another. It is never
-// resolved.
+// pool: streams of one identity or agent must not serve another, nor those that end
+// with one token the holder of another. It is never resolved.
 func (r route) poolKey() string {
 	h := sha256.New()
-	parts := append([]string{r.id.Organization, r.id.Principal.String(), r.agent.Organization, r.agent.Agent, r.target.String()}, r.id.Groups...)
+	parts := append([]string{r.id.Organization, r.id.Principal.String(), r.id.Item, r.agent.Organization, r.agent.Agent, r.target.String()}, r.id.Groups...)
 	for _, part := range parts {
 		_, _ = io.WriteString(h, strconv.Itoa(len(part))+":"+part)
 	}

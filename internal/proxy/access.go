@@ -35,8 +35,8 @@ type Login struct {
 // is wrong, expired or revoked; any other error means that it could not tell.
 type VerifyFunc func(ctx context.Context, organization, secret string) (Identity, error)
 
-// Bounds of the memory of recent logins. It is short, since a revoked token
-// works for so long.
+// Bounds of the memory of recent logins. It is short, since a revoked token opens
+// streams for so long.
 const (
 	rememberFor = 3 * time.Second
 	rememberMax = 1024

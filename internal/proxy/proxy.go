@@ -6,6 +6,7 @@ import (
 	"net"
 	"sync"
 
+	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/enroll"
 	"postern.dev/postern/internal/identity"
@@ -80,8 +81,11 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	p.pipes.Watch(func() int { idle, _ := dialer.Counts(); return idle }, func() int { _, busy := dialer.Counts(); return busy })
 
+	guests := newGuests(dialer, func(ctx context.Context, c []bus.Credential) ([]bus.Credential, error) {
+		return member.Bus.AskRevoked(ctx, p.cfg.Name, c)
+	}, p.log)
 	fronts, err := Listen(ctx, p.cfg.Listeners, p.verifier(member), FrontConfig{
-		Opener: dialer, Log: p.log,
+		Opener: guests, Log: p.log,
 		Router: Router{Suffix: p.cfg.Suffix, Organization: p.cfg.Organization, Agent: p.cfg.AgentID},
 	})
 	if err != nil {
@@ -105,6 +109,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 	})
 	bg.Go(func() { _ = dialer.Run(work) })
+	bg.Go(func() { guests.run(work) })
 	err = fronts.Run(serving, p.cfg.DrainTimeout)
 	end()
 	bg.Wait()
@@ -144,10 +149,10 @@ func (p *Proxy) verifier(member *party.Party) VerifyFunc {
 		if organization != p.cfg.Organization {
 			return Identity{}, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "this proxy serves organization %s only", p.cfg.Organization)
 		}
-		h, err := member.VerifyToken(ctx, secret)
+		h, item, err := member.VerifyToken(ctx, secret)
 		if err != nil {
 			return Identity{}, err
 		}
-		return Identity{Organization: organization, Principal: h.Principal, Groups: h.Groups}, nil
+		return Identity{Organization: organization, Principal: h.Principal, Groups: h.Groups, Item: item}, nil
 	}
 }

@@ -74,7 +74,7 @@ func TestAttackBusSubjects(t *testing.T) {
 		">", "*", "*.*", "*.*.*", "*.>", "meet.>", "meet.*.*", "meet.edge.*", "meet.edge.>", "presence.>", "presence.*", "presence.agent.>",
 		"_INBOX_>", "_INBOX_*.>", "_INBOX_" + public(agent) + ".>", "_INBOX_" + public(near) + ".>", "_INBOX.>", "_R_.>", "_GR_.>",
 		"$SYS.>", "$SYS.REQ.>", "$SYS.ACCOUNT.>", "$SYS._INBOX.>", "$JS.>", "$JS.API.>", "$JS.EVENT.>", "$KV.>", "$KV.registry.>", "$KV.grants.>",
-		"$O.>", "$NRG.>", "$LDS.>", "$MQTT.>", "$SRV.>", "acme.>", "hub.>", "events.>", "audit.>",
+		"$O.>", "$NRG.>", "$LDS.>", "$MQTT.>", "$SRV.>", "acme.>", "hub.>", "events.>", "audit.>", "revoked.>", "revoked.ask.*",
 	}
 	spoken := []string{
 		"presence.agent.edge.r2", "presence.agent.plant.r1", "presence.ask.x", "_INBOX_" + public(agent) + ".1", "_INBOX_" + public(near) + ".1",
@@ -82,7 +82,7 @@ func TestAttackBusSubjects(t *testing.T) {
 		"$SYS.REQ.CLAIMS.DELETE", "$SYS.REQ.CLAIMS.LIST", "$SYS.REQ.ACCOUNT.X.CLAIMS.UPDATE", "$SYS.ACCOUNT.X.CONNECT", "$SYS.REQ.SERVER.X.SHUTDOWN",
 		"$SYS.REQ.SERVER.X.KICK", "$SYS.REQ.SERVER.X.RELOAD", "$JS.API.INFO", "$JS.API.STREAM.LIST", "$JS.API.STREAM.CREATE.evil",
 		"$JS.API.STREAM.MSG.GET.KV_registry", "$JS.API.DIRECT.GET.KV_registry.$KV.registry.organization.acme", "$JS.ACK.x", "$KV.registry.organization.acme",
-		"$KV.grants.x", "$JSC.CI.x", "_R_.x", "acme.meet.edge.r1", "audit.x", "events.x",
+		"$KV.grants.x", "$JSC.CI.x", "_R_.x", "acme.meet.edge.r1", "audit.x", "events.x", "revoked.ask.plant",
 	}
 	for _, attacker := range []struct {
 		name             string
@@ -94,7 +94,7 @@ func TestAttackBusSubjects(t *testing.T) {
 		{"a proxy of another organization", identity.RoleProxy, evil, "near", "p1", []string{"presence.agent.edge.r1"}, []string{"meet.edge.r1", "presence.ask"}},
 		{"another agent of the same", identity.RoleAgent, acme, "plant", "r1", []string{"meet.edge.r1", "presence.ask", "presence.agent.edge.r1"}, []string{"meet.edge.r1", "presence.agent.edge.r1"}},
 		{"another replica of the same", identity.RoleAgent, acme, agentID, "r9", []string{"meet.edge.r1", "presence.agent.edge.r1"}, []string{"meet.edge.r1", "presence.agent.edge.r1"}},
-		{"another proxy of the same", identity.RoleProxy, acme, "far", "p1", []string{"presence.agent.edge.r1"}, []string{"meet.edge.r1", "presence.ask"}},
+		{"another proxy of the same", identity.RoleProxy, acme, "far", "p1", []string{"presence.agent.edge.r1", "revoked.ask.near"}, []string{"meet.edge.r1", "presence.ask", "revoked.ask.near"}},
 	} {
 		t.Run(attacker.name, func(t *testing.T) {
 			mallory := w.enrol(attacker.org, attacker.role, attacker.id, attacker.replica)

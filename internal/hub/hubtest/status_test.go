@@ -187,6 +187,56 @@ func TestRevokedPassword(t *testing.T) {
 	}
 }
 
+// TestRevokedPasswordElsewhere revokes tokens that are passwords at a proxy of its own:
+// streams that were opened with them are cut, and others are not.
+func TestRevokedPasswordElsewhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.agent("a", nil)
+	p := w.proxy(func(c *config.Proxy) { c.RequireToken = true })
+	target := serve(t, echo)
+	open := func(robot string) (c net.Conn, login string) {
+		t.Helper()
+		secret, _, err := (&enroll.RobotToken{File: w.robot("default", robot)}).SubjectToken(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		login = agentID + ":" + secret
+		eventually(t, patience, func() (err error) { c, err = connect(p.http, login, target); return err })
+		t.Cleanup(func() { _ = c.Close() })
+		if err := ping(c); err != nil {
+			t.Fatal(err)
+		}
+		return c, login
+	}
+	kept, _ := open("keeper")
+	for what, revoke := range map[string]func(robot string) error{
+		"token": func(robot string) error { return w.admin.DeleteRobotToken(t.Context(), "default", robot, "first") },
+		"robot": func(robot string) error { return w.admin.DeleteRobot(t.Context(), "default", robot) },
+	} {
+		c, login := open("guest-" + what)
+		begin := time.Now()
+		if err := revoke("guest-" + what); err != nil {
+			t.Fatal(err)
+		}
+		if err := cut(c, patience); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		took := time.Since(begin)
+		if took > 5*time.Second+slack {
+			t.Errorf("%s: cut after %s", what, took)
+		}
+		t.Logf("%s: cut after %s", what, took.Round(time.Millisecond))
+		eventually(t, patience, func() error { return want(onceBy(p.http, login, target), 407) })
+		if took := time.Since(begin); took > 5*time.Second+slack {
+			t.Errorf("%s: the password was taken for %s more", what, took)
+		}
+	}
+	if err := ping(kept); err != nil {
+		t.Errorf("a stream of somebody else: %v", err)
+	}
+}
+
 // TestCountersComeBack opens hundreds of streams that end in all kinds of ways, and
 // looks whether everything that counts is at zero again.
 func TestCountersComeBack(t *testing.T) {

@@ -121,8 +121,8 @@ func TestRefusalNamesTheCommand(t *testing.T) {
 var (
 	kinds   = []identity.PrincipalKind{identity.KindUser, identity.KindRobot, identity.KindGroup, identity.KindProxy}
 	names   = []string{"a", "b", policy.Everyone}
-	ruleSet = []string{"kubernetes", "tcp:*:*", "tcp:db:5432", "tcp:*.x:1-99", "tcp:10.0.0.0/8:5432", "tcp:10.1.1.1:80"}
-	targets = []string{"kubernetes", "tcp:db:5432", "tcp:a.x:80", "tcp:10.1.1.1:80", "tcp:other:5432", "tcp:kubernetes:443"}
+	ruleSet = []string{"kubernetes", "gateway", "tcp:*:*", "tcp:db:5432", "tcp:*.x:1-99", "tcp:10.0.0.0/8:5432", "tcp:10.1.1.1:80"}
+	targets = []string{"kubernetes", "gateway", "tcp:db:5432", "tcp:a.x:80", "tcp:10.1.1.1:80", "tcp:other:5432", "tcp:kubernetes:443"}
 	addrs   = []string{"10.1.1.1", "11.1.1.1", "127.0.0.1"}
 )
 

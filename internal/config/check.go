@@ -38,7 +38,11 @@ func (c *checker) host(setting, value string) {
 
 func (c *checker) rules(setting string, rules []string) {
 	for _, text := range rules {
-		if _, err := policy.ParseRule(text); err != nil {
+		r, err := policy.ParseRule(text)
+		if err == nil && setting == "allow" && r.IsGateway() {
+			err = policy.ErrGatewayRule
+		}
+		if err != nil {
 			c.fail(setting, "", "%v", err)
 		}
 	}

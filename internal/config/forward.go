@@ -46,6 +46,9 @@ func ParseForward(s string) (Forward, error) {
 	if f.Target, err = wire.ParseTarget(rest[slash+1:]); err != nil {
 		return Forward{}, fmt.Errorf("forward %q: %w", s, err)
 	}
+	if f.Target == wire.Gateway() {
+		return Forward{}, fmt.Errorf("forward %q: the gateway of an agent is for the hub alone; use the hub's URL", s)
+	}
 	return f, nil
 }
 

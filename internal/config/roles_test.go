@@ -124,7 +124,7 @@ func TestParseForward(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"", "x", "127.0.0.1:1", "127.0.0.1:1=a", "127.0.0.1:1=/tcp:a:1", "127.0.0.1:1=a/tcp:b", "1=a/tcp:b:1",
-		"127.0.0.1:1=A/tcp:b:1", "127.0.0.1:1=x/y/z/tcp:b:1", "127.0.0.1:99999=a/tcp:b:1", "127.0.0.1:1=O/a/tcp:b:1"} {
+		"127.0.0.1:1=A/tcp:b:1", "127.0.0.1:1=x/y/z/tcp:b:1", "127.0.0.1:99999=a/tcp:b:1", "127.0.0.1:1=O/a/tcp:b:1", "127.0.0.1:1=a/gateway"} {
 		if f, err := ParseForward(bad); err == nil {
 			t.Errorf("%q is read as %v", bad, f)
 		}

@@ -79,6 +79,10 @@ func (k Key) Public() string {
 	return base64.StdEncoding.EncodeToString(k.private.Public().(ed25519.PublicKey)) //nolint:forcetypeassert // it is one
 }
 
+// Private returns the key itself, for the other things that agents believe only from
+// the hub: whatever it signs must not begin as an orders document does.
+func (k Key) Private() ed25519.PrivateKey { return k.private }
+
 // Seal packs and signs a document: 64 bytes of Ed25519, then JSON in gzip. It fails
 // for one that is too long.
 func (k Key) Seal(d Document) ([]byte, error) {

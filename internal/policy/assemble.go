@@ -1,12 +1,23 @@
 package policy
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrGatewayRule is why no rule of an owner allows the gateway: it lends the rights of
+// the agent's service account, which is to be decided for itself.
+var ErrGatewayRule = errors.New("rules do not allow the gateway; switch it on with --gateway (in a file: gateway: true)")
 
 // Settings is what an agent's owner says beside a policy file, as text.
 type Settings struct {
 	Allow []string // rules; holds for everybody
 	Deny  []string // rules; holds for everybody
 	File  bool     // there is a policy file, so that nothing is allowed by default
+
+	// Gateway switches the agent's end of the gateway on, for those whom no rule
+	// denies it. What it is asked for is judged by request.
+	Gateway bool
 }
 
 // Assemble returns the policy of settings together with the entries of a file.
@@ -20,6 +31,9 @@ func Assemble(s Settings, file []Entry, kube *KubernetesAPI) (*Policy, error) {
 			if err != nil {
 				return fmt.Errorf("%s: %w", origin, err)
 			}
+			if !deny && r.IsGateway() {
+				return fmt.Errorf("%s: %w", origin, ErrGatewayRule)
+			}
 			entries = append(entries, Entry{Rule: r, Deny: deny, Origin: origin})
 		}
 		return nil
@@ -29,6 +43,9 @@ func Assemble(s Settings, file []Entry, kube *KubernetesAPI) (*Policy, error) {
 	}
 	if len(s.Allow) == 0 && !s.File && kube != nil {
 		entries = append(entries, Entry{Rule: Rule{kind: ruleKubernetes}, Origin: "default"})
+	}
+	if s.Gateway {
+		entries = append(entries, Entry{Rule: Rule{kind: ruleGateway}, Origin: "--gateway"})
 	}
 	if err := add(s.Deny, true, "--deny"); err != nil {
 		return nil, err

@@ -81,11 +81,14 @@ func (p *Policy) denied(t wire.Target, a netip.AddrPort) (Decision, bool) {
 
 func (p *Policy) forbids(r Rule, t wire.Target, a netip.AddrPort) bool {
 	if r.kind == ruleKubernetes {
-		return t.Kind == wire.KindKubernetes || p.isKubernetesName(t) ||
+		return t.Kind == wire.KindKubernetes || t.Kind == wire.KindGateway || p.isKubernetesName(t) ||
 			a.IsValid() && p.isKubernetesAddr(t, a, nil)
 	}
+	if r.kind == ruleGateway {
+		return t.Kind == wire.KindGateway
+	}
 	host, port := t.Host, t.Port
-	if p.kube != nil && (t.Kind == wire.KindKubernetes || p.isKubernetesName(t)) {
+	if p.kube != nil && (t.Kind == wire.KindKubernetes || t.Kind == wire.KindGateway || p.isKubernetesName(t)) {
 		// The API server answers to several names and ports: each one counts.
 		if r.covers(p.kube.Port) && (r.matchesName(p.kube.Host) || p.kubeIP.IsValid() && p.inside(r, p.kubeIP)) {
 			return true

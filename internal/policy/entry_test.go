@@ -58,6 +58,12 @@ func TestDenyWins(t *testing.T) {
 		{"tcp:10.0.0.0/8:*", "tcp:10.1.1.1:80", "", nil, true},
 		{"tcp:10.0.0.0/8:80", "tcp:10.1.1.1:81", "10.1.1.1", nil, false},
 		{"tcp:10.1.1.1:*", "tcp:db:80", "10.1.1.1", nil, true},
+		// The gateway leads to the API server.
+		{"gateway", "gateway", "", pod, true},
+		{"gateway", "kubernetes", "10.96.0.1", pod, false},
+		{"kubernetes", "gateway", "", pod, true},
+		{"tcp:10.96.0.0/16:*", "gateway", "", pod, true},
+		{"tcp:*:443", "gateway", "", pod, false},
 		// An IPv6 address that leads to a denied IPv4 address is denied too.
 		{"tcp:10.0.0.0/8:*", "tcp:db:80", "64:ff9b::10.1.1.1", nil, true},
 		{"tcp:10.0.0.0/8:*", "tcp:db:80", "2002:a01:101::1", nil, true},
@@ -80,7 +86,7 @@ func TestDenyWins(t *testing.T) {
 		{"tcp:10.0.0.0/8:*", "kubernetes", "10.1.1.1", named, true},
 		{"tcp:other:*", "kubernetes", "10.96.0.1", pod, false},
 	} {
-		allow := []string{"allow tcp:*:*", "allow tcp:0.0.0.0/0:*", "allow tcp:[::/0]:*", "allow kubernetes"}
+		allow := []string{"allow gateway", "allow tcp:*:*", "allow tcp:0.0.0.0/0:*", "allow tcp:[::/0]:*", "allow kubernetes"}
 		for _, list := range [][]string{append(slices.Clone(allow), "deny "+c.deny), append([]string{"deny " + c.deny}, allow...)} {
 			p := NewOf(entries(t, list...), c.kube)
 			tgt := target(t, c.target)
@@ -156,6 +162,8 @@ func TestAssemble(t *testing.T) {
 		{Settings{Deny: []string{"tcp:a:1"}}, nil, pod, "allow kubernetes; deny tcp:a:1"},
 		{Settings{Allow: []string{"tcp:a:1"}}, nil, pod, "allow tcp:a:1"},
 		{Settings{File: true}, nil, pod, ""},
+		{Settings{Gateway: true}, nil, pod, "allow kubernetes; allow gateway"},
+		{Settings{Gateway: true, File: true, Deny: []string{"gateway"}}, nil, nil, "allow gateway; deny gateway"},
 		{Settings{File: true}, file, pod, "allow tcp:f:1"},
 		{Settings{Allow: []string{"tcp:a:1"}, Deny: []string{"tcp:f:1"}, File: true}, file, nil, "allow tcp:a:1; allow tcp:f:1; deny tcp:f:1"},
 	} {
@@ -171,7 +179,7 @@ func TestAssemble(t *testing.T) {
 			t.Errorf("%+v: %v; want %s", c.s, got, c.want)
 		}
 	}
-	for _, s := range []Settings{{Allow: []string{"x"}}, {Deny: []string{"x"}}} {
+	for _, s := range []Settings{{Allow: []string{"x"}}, {Allow: []string{"gateway"}}, {Deny: []string{"x"}}} {
 		if _, err := Assemble(s, nil, nil); err == nil {
 			t.Errorf("%+v is taken", s)
 		}

@@ -203,6 +203,9 @@ func (p *fileParser) rule(e *Entry, n *yaml.Node) {
 	if err != nil {
 		p.fail(n.Line, "%v", err)
 	}
+	if r.IsGateway() && !e.Deny {
+		p.fail(n.Line, "%v", ErrGatewayRule)
+	}
 	e.Rule = r
 }
 

@@ -60,6 +60,7 @@ func TestParseFileErrors(t *testing.T) {
 		"allow:\n- [kubernetes]\n":           "p:2: want a rule",
 		"allow:\n- {}\n":                     "p:2: the entry has no rule",
 		"allow:\n- {from: [proxy:a]}\n":      "p:2: the entry has no rule",
+		"allow: [gateway]\n":                 "p:1: rules do not allow the gateway",
 		"allow:\n- rule: kubernetes\n  x: 1": `p:3: unknown key "x"; want rule or from`,
 		"allow:\n- {rule: kubernetes, from: []}\n":               "p:2: from: want a list",
 		"allow:\n- {rule: kubernetes, from: proxy:a}\n":          "p:2: from: want a list",

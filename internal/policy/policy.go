@@ -160,15 +160,18 @@ func (p *Policy) Check(t wire.Target) Decision {
 		p = New(nil, nil)
 	}
 	switch t.Kind {
-	case wire.KindKubernetes, wire.KindTCP:
+	case wire.KindKubernetes, wire.KindTCP, wire.KindGateway:
 	default:
 		return Decision{Reason: "the target is of an unknown kind"}
 	}
 	if d, denied := p.denied(t, netip.AddrPort{}); denied {
 		return d
 	}
-	if t.Kind == wire.KindKubernetes {
+	switch t.Kind { //nolint:exhaustive // the others are below
+	case wire.KindKubernetes:
 		return p.checkKubernetes()
+	case wire.KindGateway:
+		return p.checkGateway()
 	}
 	if a, err := netip.ParseAddr(t.Host); err == nil {
 		return p.CheckAddr(t, netip.AddrPortFrom(a, t.Port))
@@ -201,6 +204,9 @@ func (p *Policy) Check(t wire.Target) Decision {
 func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
 	if p == nil {
 		p = New(nil, nil)
+	}
+	if t.Kind == wire.KindGateway {
+		return p.Check(t) // it leads to no address
 	}
 	addr := a.Addr()
 	if !addr.IsValid() || addr.Zone() != "" || a.Port() == 0 {
@@ -264,6 +270,15 @@ func (p *Policy) checkKubernetes() Decision {
 		return Decision{Reason: "the agent does not run in a Kubernetes pod, so it has no API server of its own"}
 	}
 	return p.allow[i].allows(true)
+}
+
+// checkGateway decides on the agent's end of the gateway.
+func (p *Policy) checkGateway() Decision {
+	i := slices.IndexFunc(p.allow, func(e Entry) bool { return e.Rule.IsGateway() })
+	if i < 0 {
+		return Decision{Reason: "the agent's owner has not switched the gateway on", Hint: "start the agent with --gateway"}
+	}
+	return p.allow[i].allows(false)
 }
 
 // isKubernetesName reports whether t is one of the names that every cluster

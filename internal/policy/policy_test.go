@@ -59,6 +59,7 @@ func TestCheck(t *testing.T) {
 		{"tcp:10.0.0.0/8:80,tcp:db:80", "tcp:db:80", nil, Decision{Allowed: true, Rule: "tcp:db:80"}, ""},
 		{"", "kubernetes", api, Decision{Missing: "kubernetes"}, "no rule allows kubernetes"},
 		{"tcp:*:*", "kubernetes", api, Decision{Missing: "kubernetes"}, "no rule allows kubernetes"},
+		{"tcp:*:*,kubernetes", "gateway", api, Decision{Hint: "start the agent with --gateway"}, "has not switched the gateway on"},
 		{"kubernetes", "kubernetes", nil, Decision{}, "does not run in a Kubernetes pod"},
 		{"kubernetes", "kubernetes", api, Decision{Allowed: true, Rule: "kubernetes", Kubernetes: true}, ""},
 		{"kubernetes", "tcp:kubernetes.default.svc.cluster.local:443", api, Decision{Allowed: true, Rule: "kubernetes", Kubernetes: true}, ""},

@@ -24,6 +24,7 @@ const (
 	ruleSuffix                         // every name under a suffix
 	ruleAddress                        // an address or a network
 	ruleAny                            // every host
+	ruleGateway                        // the agent's end of the gateway
 )
 
 // Rule allows something. Make one with ParseRule; the zero value allows
@@ -39,6 +40,7 @@ type Rule struct {
 // ParseRule reads a rule:
 //
 //	kubernetes                        the agent's own Kubernetes API server
+//	gateway                           the agent's end of the gateway, which no wildcard covers
 //	tcp:HOST:PORT                     one name or address (IPv6 in brackets)
 //	tcp:*.SUFFIX:PORT                 every name under SUFFIX, at any depth, but not SUFFIX itself
 //	tcp:ADDRESS/BITS:PORT             every address of a network (IPv6 in brackets)
@@ -49,8 +51,11 @@ func ParseRule(s string) (Rule, error) {
 	if len(s) > maxRuleLen {
 		return Rule{}, fmt.Errorf("rule is %d bytes long; at most %d are allowed", len(s), maxRuleLen)
 	}
-	if s == "kubernetes" {
+	switch s {
+	case "kubernetes":
 		return Rule{kind: ruleKubernetes}, nil
+	case "gateway":
+		return Rule{kind: ruleGateway}, nil
 	}
 	rest, ok := strings.CutPrefix(s, "tcp:")
 	if !ok {
@@ -170,6 +175,8 @@ func (r Rule) String() string {
 	switch r.kind {
 	case ruleKubernetes:
 		return "kubernetes"
+	case ruleGateway:
+		return "gateway"
 	case ruleName:
 		host = r.host
 	case ruleSuffix:
@@ -218,6 +225,10 @@ func (r Rule) matchesName(host string) bool {
 	}
 }
 
+// IsGateway reports whether the rule is about the agent's end of the gateway. That an
+// owner allows by a switch alone (Settings.Gateway).
+func (r Rule) IsGateway() bool { return r.kind == ruleGateway }
+
 // MarshalText returns what String does, for JSON.
 func (r Rule) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
@@ -238,6 +249,8 @@ func (r Rule) Covers(t wire.Target) (yes, byAddress bool) {
 	switch {
 	case r.kind == ruleKubernetes:
 		return t.Kind == wire.KindKubernetes || t.Kind == wire.KindTCP && t.Port == 443 && namesKubernetes(t.Host), false
+	case r.kind == ruleGateway:
+		return t.Kind == wire.KindGateway, false
 	case t.Kind != wire.KindTCP || !r.covers(t.Port):
 		return false, false
 	case r.kind == ruleAddress:

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"postern.dev/postern/internal/wire"
 )
 
 func TestParseRule(t *testing.T) {
@@ -140,4 +142,27 @@ func anyAddr() *rapid.Generator[netip.Addr] {
 			return netip.AddrFrom16([16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "v6")))
 		}),
 	)
+}
+
+// TestGatewayByNameOnly: no rule but its own covers the gateway.
+func TestGatewayByNameOnly(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"kubernetes", "tcp:*:*", "tcp:0.0.0.0/0:*", "tcp:[::/0]:*", "tcp:gateway:443"} {
+		if yes, byAddress := MustRule(s).Covers(wire.Gateway()); yes || byAddress {
+			t.Errorf("%s covers the gateway", s)
+		}
+	}
+	r := MustRule("gateway")
+	for _, s := range []string{"kubernetes", "tcp:gateway:443"} {
+		target, err := wire.ParseTarget(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if yes, byAddress := r.Covers(target); yes || byAddress {
+			t.Errorf("gateway covers %s", s)
+		}
+	}
+	if yes, _ := r.Covers(wire.Gateway()); !yes || r.String() != "gateway" {
+		t.Errorf("%s does not cover itself", r)
+	}
 }

@@ -86,6 +86,9 @@ func (d *Dialer) DialUnder(ctx context.Context, p Judge, t wire.Target) (net.Con
 	if !decision.Allowed {
 		return nil, d.denied(decision)
 	}
+	if t.Kind == wire.KindGateway {
+		return nil, wire.Fail(wire.LegAgent, wire.CodeBadRequest, "the gateway is not dialled")
+	}
 	host, port := t.Host, t.Port
 	if api := p.Kubernetes(); decision.Kubernetes && api != nil {
 		host, port = api.Host, api.Port

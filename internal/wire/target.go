@@ -19,10 +19,11 @@ type Kind uint8
 const (
 	KindTCP        Kind = iota + 1 // tcp:HOST:PORT
 	KindKubernetes                 // kubernetes: the agent's own API server
+	KindGateway                    // gateway: the agent's end of the gateway, for the hub alone
 )
 
-// Target is what a stream asks for: a host and port to reach over TCP, or the
-// agent's own Kubernetes API server. Make one with ParseTarget or TCP; the zero
+// Target is what a stream asks for: a host and port to reach over TCP, the agent's own
+// Kubernetes API server, or the agent's end of the gateway. Make one with ParseTarget or TCP; the zero
 // value is invalid.
 type Target struct {
 	Kind Kind
@@ -32,6 +33,9 @@ type Target struct {
 
 // Kubernetes returns the target that means the agent's own API server.
 func Kubernetes() Target { return Target{Kind: KindKubernetes} }
+
+// Gateway returns the target that means the agent's end of the gateway.
+func Gateway() Target { return Target{Kind: KindGateway} }
 
 // TCP returns the target for a host (name or IP address, no brackets) and port.
 func TCP(host string, port uint16) (Target, error) {
@@ -45,14 +49,17 @@ func TCP(host string, port uint16) (Target, error) {
 	return Target{Kind: KindTCP, Host: h, Port: port}, nil
 }
 
-// ParseTarget reads "kubernetes" or "tcp:HOST:PORT"; an IPv6 address stands in
+// ParseTarget reads "kubernetes", "gateway" or "tcp:HOST:PORT"; an IPv6 address stands in
 // brackets.
 func ParseTarget(s string) (Target, error) {
 	if len(s) > MaxTargetLen {
 		return Target{}, fmt.Errorf("target is %d bytes long; at most %d are allowed", len(s), MaxTargetLen)
 	}
-	if s == "kubernetes" {
+	switch s {
+	case "kubernetes":
 		return Kubernetes(), nil
+	case "gateway":
+		return Gateway(), nil
 	}
 	rest, ok := strings.CutPrefix(s, "tcp:")
 	if !ok {
@@ -74,6 +81,8 @@ func (t Target) String() string {
 	switch t.Kind {
 	case KindKubernetes:
 		return "kubernetes"
+	case KindGateway:
+		return "gateway"
 	case KindTCP:
 		return "tcp:" + t.Address()
 	default:

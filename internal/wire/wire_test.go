@@ -141,6 +141,7 @@ func TestJoin(t *testing.T) {
 func TestTargets(t *testing.T) {
 	for in, want := range map[string]string{
 		"kubernetes":              "kubernetes",
+		"gateway":                 "gateway",
 		"tcp:Example.COM.:80":     "tcp:example.com:80",
 		"tcp:[2001:DB8::1]:443":   "tcp:[2001:db8::1]:443",
 		"tcp:[::ffff:10.0.0.1]:1": "tcp:10.0.0.1:1",

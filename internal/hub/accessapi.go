@@ -177,7 +177,7 @@ func (a *API) explainAccess(r *http.Request) (any, error) {
 		return bad(err)
 	}
 	if who.Principal == (identity.Principal{}) && who.Proxy != "" && who.Proxy != ownProxy {
-		if p, ok := a.o.Grants.Enrolled(org, who.Proxy); ok {
+		if p, ok := a.o.Issued.Enrolled(org, who.Proxy); ok {
 			who.Principal = p
 			e.From = append(slices.Clone(e.From), p.String())
 		}
@@ -273,12 +273,12 @@ func verdictOf(e api.AccessExplanation) string {
 
 // Enrolled returns who enrolled a proxy, if everything that is valid under its name
 // was issued to the same one.
-func (g *Grants) Enrolled(org, proxy string) (identity.Principal, bool) {
+func (i *Issued) Enrolled(org, proxy string) (identity.Principal, bool) {
 	var found registry.Ground
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, one := range g.all {
-		if one.Revoked || one.Ground.Organization != org || !g.now().Before(one.Expires) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, one := range i.all {
+		if one.Revoked || one.Ground.Organization != org || !i.now().Before(one.Expires) {
 			continue
 		}
 		u, err := url.Parse(one.ID)

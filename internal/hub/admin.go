@@ -161,7 +161,7 @@ func (a *API) deleteToken(r *http.Request) (any, error) {
 // enforce takes back what was issued on grounds that a deletion removed, also when
 // it stopped half way. The caller may go away meanwhile.
 func (a *API) enforce(r *http.Request, pattern registry.Ground) error {
-	return a.o.Grants.Enforce(context.WithoutCancel(r.Context()), pattern)
+	return a.o.Issued.Enforce(context.WithoutCancel(r.Context()), pattern)
 }
 
 // convert applies f to all; an empty list stays a list in JSON.

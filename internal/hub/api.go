@@ -53,7 +53,7 @@ type APIOptions struct {
 	Issuers       *oidc.Verifier // of workloads' tokens; nil: no workload enrols
 	SignIn        *SignIn        // nil: people cannot sign in
 	Organizations *Organizations
-	Grants        *Grants
+	Issued        *Issued
 	Quotas        *Quotas
 	Rotation      *Rotation                              // nil: the authority does not change
 	Backup        func(context.Context, io.Writer) error // nil: no backups are made

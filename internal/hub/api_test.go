@@ -38,7 +38,7 @@ type fixture struct {
 	t       testing.TB
 	state   *hub.State
 	reg     *registry.Registry
-	grants  *hub.Grants
+	issued  *hub.Issued
 	quotas  *hub.Quotas
 	access  *hub.Access
 	api     *hub.API
@@ -107,22 +107,22 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 	}
 	health := observe.NewHealth()
 	health.Register("test", func(context.Context) error { return nil })
-	grants, err := hub.OpenGrants(t.Context(), registry.NewMemory(), f.reg, f, nil, f.now)
+	issued, err := hub.OpenIssued(t.Context(), registry.NewMemory(), f.reg, f, nil, f.now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.grants = grants
+	f.issued = issued
 	f.quotas = hub.NewQuotas(hub.QuotasConfig{
 		Registry: f.reg, Bus: f, Log: slog.New(slog.NewTextHandler(f.log, nil)),
 		Defaults: limit.Table{limit.Organization: {Streams: 100, Agents: 1000}, limit.Proxy: {Streams: 10}},
-		Count:    func(org string) (agents, connections int) { return grants.Agents(org), 7 },
+		Count:    func(org string) (agents, connections int) { return issued.Agents(org), 7 },
 	})
-	grants.Limit(f.quotas.Book())
+	issued.Limit(f.quotas.Book())
 	signIn := newSignIn(f)
 	issuers := oidc.NewVerifier(oidc.Options{Now: f.now})
 	t.Cleanup(issuers.Close)
 	f.api, err = hub.NewAPI(hub.APIOptions{
-		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), Issuers: issuers, SignIn: signIn, Organizations: orgs, Grants: grants,
+		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), Issuers: issuers, SignIn: signIn, Organizations: orgs, Issued: issued,
 		Access: f.access, Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now, Audit: f, Flood: f,
 	})

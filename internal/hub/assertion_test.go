@@ -77,13 +77,13 @@ func TestAssertedExchange(t *testing.T) {
 	wantFailure(t, "late replay", err, wire.CodeUnauthenticated, "expired")
 
 	serial := identity.Serial(certs[0])
-	if f.grants.Revoked(serial) {
+	if f.issued.Revoked(serial) {
 		t.Error("revoked before anybody did")
 	}
 	if err := f.admin.RemoveAgentKey(ctx, "default", "edge", key.Public().ID()); err != nil {
 		t.Fatal(err)
 	}
-	if !f.grants.Revoked(serial) || len(f.voided) != 1 || f.voided[0] != busKey {
+	if !f.issued.Revoked(serial) || len(f.voided) != 1 || f.voided[0] != busKey {
 		t.Errorf("not revoked; bus users revoked: %v", f.voided)
 	}
 	_, err = f.client("").Exchange(ctx, f.asserted(t, key, nil, nil))
@@ -146,21 +146,21 @@ func TestAssertedExchangeRefused(t *testing.T) {
 
 // A revocation is not forgotten by a restart, nor one that the process did not
 // live to enforce.
-func TestGrantsAcrossARestart(t *testing.T) {
+func TestIssuedAcrossARestart(t *testing.T) {
 	f, ctx := newFixture(t), t.Context()
 	key := f.registered("default")
 	ground := registry.Ground{Organization: "default", Kind: registry.GroundAgent, Name: "edge", Item: key.Public().ID()}
 	store := registry.NewMemory()
-	open := func() *hub.Grants {
+	open := func() *hub.Issued {
 		t.Helper()
-		g, err := hub.OpenGrants(ctx, store, f.reg, f, nil, f.now)
+		g, err := hub.OpenIssued(ctx, store, f.reg, f, nil, f.now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return g
 	}
-	issue := func(g *hub.Grants, serial, previous string, ground registry.Ground) error {
-		return g.Issue(ctx, hub.Grant{
+	issue := func(g *hub.Issued, serial, previous string, ground registry.Ground) error {
+		return g.Issue(ctx, hub.Issuance{
 			Ground: ground, Serial: serial, Previous: previous, ID: "spiffe://x/org/default/agent/edge/r1", BusKey: busKey, Expires: f.now().Add(time.Hour),
 		})
 	}
@@ -194,7 +194,7 @@ func TestGrantsAcrossARestart(t *testing.T) {
 		t.Errorf("revoked: 1 %t, 2 %t, 9 %t; want only 9", g.Revoked("1"), g.Revoked("2"), g.Revoked("9"))
 	}
 	if err := issue(g, "3", "2", ground); !errors.Is(err, registry.ErrRevoked) || !g.Revoked("3") || g.Revoked("2") {
-		t.Errorf("a grant on a ground that is gone: %v", err)
+		t.Errorf("an issuance on a ground that is gone: %v", err)
 	}
 	if _, err := f.reg.AddAgentKey(ctx, "default", "edge", mustParse(t, key.Public().PEM())); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 
 // The streams whose order in a backup matters.
 const (
-	grantsStream   = "KV_grants"
+	issuedStream   = "KV_grants"
 	registryStream = "KV_registry"
 )
 
@@ -45,7 +45,7 @@ func Backup(ctx context.Context, w io.Writer, s *State, bus *embedded.Server, ve
 	if err != nil {
 		return err
 	}
-	// The registry comes last. At a start, grants whose ground it does not have are
+	// The registry comes last. At a start, issuances whose ground it does not have are
 	// revoked: so a token that is deleted between the two is not brought back.
 	slices.SortStableFunc(streams, func(a, b string) int { return cmp.Compare(streamRank(a), streamRank(b)) })
 	for _, name := range streams {
@@ -58,7 +58,7 @@ func Backup(ctx context.Context, w io.Writer, s *State, bus *embedded.Server, ve
 
 func streamRank(name string) int {
 	switch name {
-	case grantsStream:
+	case issuedStream:
 		return 0
 	case registryStream:
 		return 2

@@ -69,20 +69,20 @@ func startHub(t *testing.T, dir string) (h *realHub, stop func()) {
 	if err := orgs.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	issued, err := server.ExpiringKV(t.Context(), "grants", hub.GrantAge)
+	store, err := server.ExpiringKV(t.Context(), "grants", hub.IssuedAge)
 	if err != nil {
 		t.Fatal(err)
 	}
-	grants, err := hub.OpenGrants(t.Context(), issued, reg, server, nil, nil)
+	issued, err := hub.OpenIssued(t.Context(), store, reg, server, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := grants.VoidUsers(); err != nil {
+	if err := issued.VoidUsers(); err != nil {
 		t.Fatal(err)
 	}
 	handler, err := hub.NewAPI(hub.APIOptions{
 		State: state, Registry: reg, Authenticator: hub.NewAuthenticator(state, reg, nil, nil), Organizations: orgs,
-		Grants: grants, Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,
+		Issued: issued, Bus: server, Presence: noPresence{}, Health: observe.NewHealth(), Version: "test", CredentialTTL: time.Hour,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -19,22 +19,22 @@ type guest struct {
 
 // Lodge has cut called when a ground vanishes; leave ends that. The error is
 // registry.ErrRevoked when it has vanished already.
-func (g *Grants) Lodge(ctx context.Context, ground registry.Ground, cut func()) (leave func(), err error) {
+func (i *Issued) Lodge(ctx context.Context, ground registry.Ground, cut func()) (leave func(), err error) {
 	one := &guest{ground, cut}
-	g.mu.Lock()
-	if g.guests == nil {
-		g.guests = make(map[*guest]struct{})
+	i.mu.Lock()
+	if i.guests == nil {
+		i.guests = make(map[*guest]struct{})
 	}
-	g.guests[one] = struct{}{}
-	g.mu.Unlock()
+	i.guests[one] = struct{}{}
+	i.mu.Unlock()
 	leave = func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.guests, one)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		delete(i.guests, one)
 	}
 	// Only now look at the ground: a revocation that did not see this guest yet
 	// removed the ground before, and is seen here.
-	if err := g.registry.CheckGround(ctx, ground); err != nil {
+	if err := i.registry.CheckGround(ctx, ground); err != nil {
 		leave()
 		return nil, err
 	}
@@ -42,19 +42,19 @@ func (g *Grants) Lodge(ctx context.Context, ground registry.Ground, cut func()) 
 }
 
 // evict cuts the guests on some grounds, and returns how many there were.
-func (g *Grants) evict(gone map[registry.Ground]bool) int {
+func (i *Issued) evict(gone map[registry.Ground]bool) int {
 	var cuts []func()
-	g.mu.Lock()
-	for one := range g.guests {
+	i.mu.Lock()
+	for one := range i.guests {
 		if gone[one.ground] {
 			cuts = append(cuts, one.cut)
-			delete(g.guests, one)
+			delete(i.guests, one)
 		}
 	}
 	for ground := range gone {
-		delete(g.shown, ground) // whoever asks next learns it from the registry
+		delete(i.shown, ground) // whoever asks next learns it from the registry
 	}
-	g.mu.Unlock()
+	i.mu.Unlock()
 	for _, cut := range cuts {
 		cut()
 	}
@@ -81,13 +81,13 @@ func (s *lodgedStream) Close() error {
 
 // lodge makes a stream of the hub's own proxies end with the token that was shown
 // for it, if there was one.
-func (g *Grants) lodge(ctx context.Context, who proxy.Identity, s proxy.Stream) (proxy.Stream, error) {
+func (i *Issued) lodge(ctx context.Context, who proxy.Identity, s proxy.Stream) (proxy.Stream, error) {
 	if who.Item == "" {
 		return s, nil
 	}
 	revoked := wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the credential of %s was revoked", who.Principal)
 	caller := Caller{Principal: who.Principal, Organization: who.Organization, Item: who.Item}
-	leave, err := g.Lodge(ctx, caller.Ground(who.Organization), func() { reset(s, revoked) })
+	leave, err := i.Lodge(ctx, caller.Ground(who.Organization), func() { reset(s, revoked) })
 	if err != nil {
 		_ = s.Close()
 		if errors.Is(err, registry.ErrRevoked) {

@@ -67,7 +67,7 @@ type Hub struct {
 	api      *API
 	serving  *serving
 	registry *registry.Registry
-	grants   *Grants
+	issued   *Issued
 	issuers  *oidc.Verifier
 	quotas   *Quotas
 	rotation *Rotation
@@ -130,23 +130,23 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		return err
 	}
 	h.auth = NewAuthenticator(h.state, h.registry, signIn, nil)
-	issued, err := h.bus.ExpiringKV(ctx, "grants", GrantAge)
+	credentials, err := h.bus.ExpiringKV(ctx, "grants", IssuedAge)
 	if err != nil {
 		return err
 	}
-	if h.grants, err = OpenGrants(ctx, issued, h.registry, h.bus, h.log, nil); err != nil {
+	if h.issued, err = OpenIssued(ctx, credentials, h.registry, h.bus, h.log, nil); err != nil {
 		return err
 	}
 	h.quotas = NewQuotas(QuotasConfig{
 		Registry: h.registry, Bus: h.bus, Defaults: h.cfg.Limits(), Log: h.log,
-		Count:   func(org string) (agents, connections int) { return h.grants.Agents(org), h.bus.ConnectionsOf(org) },
+		Count:   func(org string) (agents, connections int) { return h.issued.Agents(org), h.bus.ConnectionsOf(org) },
 		Changed: func(org string) { h.orders.Changed(org) },
 	})
-	h.grants.Limit(h.quotas.Book())
+	h.issued.Limit(h.quotas.Book())
 	if err := h.openAudit(ctx); err != nil {
 		return err
 	}
-	h.grants.Audit(h.audit)
+	h.issued.Audit(h.audit)
 	var streams *observe.Streams
 	var pipes *observe.Pipes
 	var relays *observe.Relay
@@ -161,14 +161,14 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Roots:       func() *x509.CertPool { return h.state.Trust().Pool },
 		Bus:         h.bus.Serve,
 		HTTP:        true,
-		Revoked:     h.grants.Revoked,
+		Revoked:     h.issued.Revoked,
 		Limits:      h.quotas.Book(),
 		Metrics:     relays,
 		Log:         h.log,
 	})
-	h.grants.Attach(h.relay)
+	h.issued.Attach(h.relay)
 	h.rotation = NewRotation(RotationConfig{
-		State: h.state, Grants: h.grants, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
+		State: h.state, Issued: h.issued, CredentialTTL: h.cfg.CredentialTTL, Changed: h.serving.look, Log: h.log,
 	})
 	h.access = NewAccess(h.registry, func(org string) { h.orders.Changed(org) }, h.log, nil)
 	if h.orders, err = NewOrders(h.state, h.registry, h.log, h.access.Order, h.quotas.Order); err != nil {
@@ -176,7 +176,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.tenants = &tenants{
 		state: h.state, bus: h.bus, zone: h.cfg.Zone, audit: h.audit, join: h.relay.JoinLocal, streams: streams, pipes: pipes,
-		orders: h.orders, access: h.access, quotas: h.quotas, grants: h.grants, log: h.log, all: make(map[string]*tenant),
+		orders: h.orders, access: h.access, quotas: h.quotas, issued: h.issued, log: h.log, all: make(map[string]*tenant),
 	}
 	h.tenants.ctx, h.tenants.end = context.WithCancel(context.WithoutCancel(ctx))
 	pipes.Watch(func() int { idle, _ := h.tenants.counts(); return idle }, func() int { _, busy := h.tenants.counts(); return busy })
@@ -185,11 +185,11 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if err := orgs.Open(ctx); err != nil {
 		return err
 	}
-	if err := h.grants.VoidUsers(); err != nil {
+	if err := h.issued.VoidUsers(); err != nil {
 		return err
 	}
 	h.api, err = NewAPI(APIOptions{
-		State: h.state, Registry: h.registry, Authenticator: h.auth, Issuers: h.issuers, SignIn: signIn, Organizations: orgs, Grants: h.grants,
+		State: h.state, Registry: h.registry, Authenticator: h.auth, Issuers: h.issuers, SignIn: signIn, Organizations: orgs, Issued: h.issued,
 		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Audit: h.audit, Flood: h.audit.flood, AuditLog: h.audit, Log: h.log,
@@ -224,8 +224,8 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	var bg sync.WaitGroup
 	failed := make(chan error, 2)
 	bg.Go(func() { h.serving.run(work) })
-	bg.Go(func() { h.grants.Run(work) })
-	bg.Go(func() { sweepSessions(work, h.registry, h.grants, h.log) })
+	bg.Go(func() { h.issued.Run(work) })
+	bg.Go(func() { sweepSessions(work, h.registry, h.issued, h.log) })
 	bg.Go(func() { h.rotation.Run(work) })
 	bg.Go(func() { h.access.Run(work) })
 	bg.Go(func() {

@@ -240,7 +240,7 @@ func (a *API) rotateAdminToken(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.o.Grants.Revoke(r.Context(), registry.Ground{Kind: registry.GroundAdmin})
+	a.o.Issued.Revoke(r.Context(), registry.Ground{Kind: registry.GroundAdmin})
 	a.o.Log.Warn("administrator's token replaced", "by", callerOf(r).String(), "source", sourceOf(r).String())
 	return api.AdminToken{Token: token}, nil
 }
@@ -258,7 +258,7 @@ func (a *API) disableAdminToken(r *http.Request) (any, error) {
 	if err := a.o.State.DisableAdmin(); err != nil {
 		return nil, err
 	}
-	a.o.Grants.Revoke(r.Context(), registry.Ground{Kind: registry.GroundAdmin})
+	a.o.Issued.Revoke(r.Context(), registry.Ground{Kind: registry.GroundAdmin})
 	a.o.Log.Warn("administrator's token switched off", "by", c.String(), "source", sourceOf(r).String())
 	return nil, nil
 }

@@ -510,13 +510,13 @@ func TestEnrolWithSession(t *testing.T) {
 	wantFailure(t, "agent, by an administrator", err, wire.CodeDenied, "enrols proxies only")
 
 	serial := identity.Serial(certs[0])
-	if p.grants.Revoked(serial) {
+	if p.issued.Revoked(serial) {
 		t.Fatal("revoked before its time")
 	}
 	if err := p.admin.RevokeRole(ctx, "default", api.GrantRole{Role: "auditor", Principal: "group:sre"}); err != nil {
 		t.Fatal(err)
 	}
-	if !p.grants.Revoked(serial) {
+	if !p.issued.Revoked(serial) {
 		t.Error("the last role is gone, and the certificate is good")
 	}
 }
@@ -550,8 +550,8 @@ func TestVouchingForUsers(t *testing.T) {
 	if err := p.admin.RevokeUser(ctx, "ann@example.org"); err != nil {
 		t.Fatal(err)
 	}
-	if !p.grants.Revoked(robots) || !p.grants.Revoked(users) || p.grants.Revoked(others) {
-		t.Errorf("revoked: %v, %v, %v; want true, true, false", p.grants.Revoked(robots), p.grants.Revoked(users), p.grants.Revoked(others))
+	if !p.issued.Revoked(robots) || !p.issued.Revoked(users) || p.issued.Revoked(others) {
+		t.Errorf("revoked: %v, %v, %v; want true, true, false", p.issued.Revoked(robots), p.issued.Revoked(users), p.issued.Revoked(others))
 	}
 }
 
@@ -573,7 +573,7 @@ func TestAdminToken(t *testing.T) {
 	}
 	_, err = p.admin.Organizations(ctx)
 	wantFailure(t, "the old one", err, wire.CodeUnauthenticated, "was replaced")
-	if !p.grants.Revoked(identity.Serial(certs[0])) {
+	if !p.issued.Revoked(identity.Serial(certs[0])) {
 		t.Error("what was issued on the old one is good")
 	}
 	admin, root := p.client(fresh.Token), p.user("root@example.org")

@@ -151,7 +151,7 @@ func TestExchangesArePaced(t *testing.T) {
 	n := 0
 	issue := func(org string) error {
 		n++
-		return f.grants.Issue(ctx, hub.Grant{
+		return f.issued.Issue(ctx, hub.Issuance{
 			Ground: registry.Ground{Organization: org, Kind: registry.GroundAdmin}, Serial: strconv.Itoa(n),
 			ID: fmt.Sprintf("spiffe://hub.test/org/%s/proxy/p/r%d", org, n), BusKey: "U" + strconv.Itoa(n), Expires: f.now().Add(time.Hour),
 		})

@@ -19,13 +19,13 @@ import (
 // Bounds of the credentials that are remembered, and of how fast they are issued:
 // each costs a signature and a write to the disk, which all organizations share.
 const (
-	maxGrantsPerOrg    = 50_000 // with those that were revoked and have not expired
-	maxGrantsPerGround = 25_000 // issued on one token or key
+	maxIssuedPerOrg    = 50_000 // with those that were revoked and have not expired
+	maxIssuedPerGround = 25_000 // issued on one token or key
 	exchangesPerSecond = 50     // of one organization
 	exchangesAtOnce    = 1_000
 )
 
-// roster counts the grants of each organization. Grants.mu guards it.
+// roster counts the issuances of each organization. Issued.mu guards it.
 type roster struct {
 	orgs    map[string]*orgRoster
 	grounds map[registry.Ground]int // that stand
@@ -33,9 +33,9 @@ type roster struct {
 }
 
 type orgRoster struct {
-	grants int
-	agents map[string]int // agent IDs with grants that stand, and how many each has
-	pace   *rate.Limiter
+	issuances int
+	agents    map[string]int // agent IDs with issuances that stand, and how many each has
+	pace      *rate.Limiter
 }
 
 func newRoster() *roster {
@@ -52,19 +52,19 @@ func (r *roster) org(name string) *orgRoster {
 }
 
 // admit says whether one more set of credentials may be issued now.
-func (r *roster) admit(one *Grant, now time.Time) error {
+func (r *roster) admit(one *Issuance, now time.Time) error {
 	name := one.Ground.Organization
 	org := r.org(name)
 	if !org.pace.AllowN(now, 1) {
 		return tooMany("organization "+name+" has reached its limit of "+strconv.Itoa(exchangesPerSecond)+" exchanges per second",
 			"wait; if this goes on, something in the organization asks for credentials again and again", time.Second)
 	}
-	if org.grants >= maxGrantsPerOrg {
-		return tooMany("organization "+name+" has reached its limit of "+strconv.Itoa(maxGrantsPerOrg)+" sets of credentials that have not expired",
+	if org.issuances >= maxIssuedPerOrg {
+		return tooMany("organization "+name+" has reached its limit of "+strconv.Itoa(maxIssuedPerOrg)+" sets of credentials that have not expired",
 			"something in the organization asks for credentials again and again: find it in the hub's log, and revoke its token", time.Minute)
 	}
-	if r.grounds[one.Ground] >= maxGrantsPerGround {
-		return tooMany(fmt.Sprintf("the %s has reached its limit of %d sets of credentials that have not expired", one.Ground, maxGrantsPerGround),
+	if r.grounds[one.Ground] >= maxIssuedPerGround {
+		return tooMany(fmt.Sprintf("the %s has reached its limit of %d sets of credentials that have not expired", one.Ground, maxIssuedPerGround),
 			"something asks for credentials again and again with it: find it in the hub's log, or use several tokens", time.Minute)
 	}
 	if agent := agentOf(one); agent != "" && org.agents[agent] == 0 {
@@ -82,8 +82,8 @@ func tooMany(detail, hint string, again time.Duration) error {
 	}
 }
 
-// agentOf returns the ID of the agent that a grant was issued to, "" for others.
-func agentOf(one *Grant) string {
+// agentOf returns the ID of the agent that an issuance was issued to, "" for others.
+func agentOf(one *Issuance) string {
 	u, err := url.Parse(one.ID)
 	if err != nil {
 		return ""
@@ -95,28 +95,28 @@ func agentOf(one *Grant) string {
 	return id.Name
 }
 
-// enter counts a grant in.
-func (r *roster) enter(one *Grant) {
-	r.org(one.Ground.Organization).grants++
+// enter counts an issuance in.
+func (r *roster) enter(one *Issuance) {
+	r.org(one.Ground.Organization).issuances++
 	if !one.Revoked {
 		r.stand(one, 1)
 	}
 }
 
-// leave counts a grant out that is forgotten.
-func (r *roster) leave(one *Grant) {
+// leave counts an issuance out that is forgotten.
+func (r *roster) leave(one *Issuance) {
 	if !one.Revoked {
 		r.stand(one, -1)
 	}
 	org := r.org(one.Ground.Organization)
-	if org.grants--; org.grants == 0 && org.pace.Tokens() >= exchangesAtOnce {
+	if org.issuances--; org.issuances == 0 && org.pace.Tokens() >= exchangesAtOnce {
 		delete(r.orgs, one.Ground.Organization)
 	}
 }
 
-// stand changes the number of grants that stand: that are neither revoked nor
+// stand changes the number of issuances that stand: that are neither revoked nor
 // forgotten.
-func (r *roster) stand(one *Grant, n int) {
+func (r *roster) stand(one *Issuance, n int) {
 	if r.grounds[one.Ground] += n; r.grounds[one.Ground] == 0 {
 		delete(r.grounds, one.Ground)
 	}
@@ -128,39 +128,39 @@ func (r *roster) stand(one *Grant, n int) {
 	}
 }
 
-// enlist counts a grant in that is about to be issued and has claimed its bus key,
+// enlist counts an issuance in that is about to be issued and has claimed its bus key,
 // if it may be.
-func (g *Grants) enlist(one *Grant) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err := g.roster.admit(one, g.now()); err != nil {
-		g.release(one.BusKey)
+func (i *Issued) enlist(one *Issuance) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.roster.admit(one, i.now()); err != nil {
+		i.release(one.BusKey)
 		return err
 	}
-	g.roster.enter(one)
+	i.roster.enter(one)
 	return nil
 }
 
 // delist undoes enlist and the claim.
-func (g *Grants) delist(one *Grant) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.release(one.BusKey)
-	g.roster.leave(one)
+func (i *Issued) delist(one *Issuance) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.release(one.BusKey)
+	i.roster.leave(one)
 }
 
 // Limit makes the agents of organizations keep to a book.
-func (g *Grants) Limit(b *limit.Book) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.roster.book = b
+func (i *Issued) Limit(b *limit.Book) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.roster.book = b
 }
 
 // Agents returns how many agents of an organization have credentials.
-func (g *Grants) Agents(org string) int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if o := g.roster.orgs[org]; o != nil {
+func (i *Issued) Agents(org string) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if o := i.roster.orgs[org]; o != nil {
 		return len(o.agents)
 	}
 	return 0

@@ -9,26 +9,26 @@ import (
 	"postern.dev/postern/internal/registry"
 )
 
-// TestRosterIsBalanced issues, moves, revokes and forgets grants at random, and
+// TestRosterIsBalanced issues, moves, revokes and forgets issuances at random, and
 // compares what is counted with what there is.
 func TestRosterIsBalanced(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRoster()
-		var all []*Grant
+		var all []*Issuance
 		grounds := rapid.SampledFrom([]registry.Ground{
 			{Organization: "x", Kind: registry.GroundRobot, Name: "a", Item: "1"}, {Organization: "x", Kind: registry.GroundRobot, Name: "a", Item: "2"},
 			{Organization: "y", Kind: registry.GroundAdmin},
 		})
-		some := func(rt *rapid.T) *Grant {
+		some := func(rt *rapid.T) *Issuance {
 			if len(all) == 0 {
 				rt.Skip()
 			}
-			return rapid.SampledFrom(all).Draw(rt, "grant")
+			return rapid.SampledFrom(all).Draw(rt, "issuance")
 		}
 		check := func() {
-			grants, standing, agents := map[string]int{}, map[registry.Ground]int{}, map[string]map[string]bool{"x": {}, "y": {}}
+			issuances, standing, agents := map[string]int{}, map[registry.Ground]int{}, map[string]map[string]bool{"x": {}, "y": {}}
 			for _, one := range all {
-				grants[one.Ground.Organization]++
+				issuances[one.Ground.Organization]++
 				if one.Revoked {
 					continue
 				}
@@ -46,8 +46,8 @@ func TestRosterIsBalanced(t *testing.T) {
 				}
 			}
 			for org, names := range agents {
-				if o := r.orgs[org]; o == nil && grants[org] > 0 || o != nil && (o.grants != grants[org] || len(o.agents) != len(names)) {
-					rt.Fatalf("%s: counts %+v, want %d grants and %d agents", org, o, grants[org], len(names))
+				if o := r.orgs[org]; o == nil && issuances[org] > 0 || o != nil && (o.issuances != issuances[org] || len(o.agents) != len(names)) {
+					rt.Fatalf("%s: counts %+v, want %d issuances and %d agents", org, o, issuances[org], len(names))
 				}
 			}
 		}
@@ -55,7 +55,7 @@ func TestRosterIsBalanced(t *testing.T) {
 			"": func(*rapid.T) { check() },
 			"issue": func(rt *rapid.T) {
 				ground := grounds.Draw(rt, "ground")
-				one := &Grant{Ground: ground, ID: "spiffe://hub.test/org/" + ground.Organization + "/" +
+				one := &Issuance{Ground: ground, ID: "spiffe://hub.test/org/" + ground.Organization + "/" +
 					rapid.SampledFrom([]string{"agent/a", "agent/b", "proxy/p"}).Draw(rt, "party") + "/r1"}
 				if err := r.admit(one, time.Now()); err != nil {
 					rt.Fatal(err)

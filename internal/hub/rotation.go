@@ -26,7 +26,7 @@ const (
 // RotationConfig says what a Rotation works on.
 type RotationConfig struct {
 	State         *State
-	Grants        *Grants
+	Issued        *Issued
 	CredentialTTL time.Duration // of parties' certificates
 	Changed       func()        // called when the authorities have changed; nil: nobody
 	Log           *slog.Logger
@@ -109,10 +109,10 @@ func (r *Rotation) change(what, pin string, do func() error) error {
 func (r *Rotation) due(one AuthorityRecord, now time.Time) (time.Time, int) {
 	switch one.Phase {
 	case PhaseAnnounced:
-		n, until := r.c.Grants.Uninformed(one.Generation, now)
+		n, until := r.c.Issued.Uninformed(one.Generation, now)
 		return later(one.Since.Add(r.settle()), until), n
 	case PhaseRetiring:
-		n, until := r.c.Grants.IssuedBy(one.Pin, now)
+		n, until := r.c.Issued.By(one.Pin, now)
 		return later(one.Since.Add(r.settle()), until), n
 	default:
 		return time.Time{}, 0
@@ -190,7 +190,7 @@ func (r *Rotation) Retire(ctx context.Context, pin string, force bool) ([]api.Au
 	if err != nil {
 		return nil, phaseFailure(err)
 	}
-	r.c.Grants.Distrust(context.WithoutCancel(ctx), one.Pin)
+	r.c.Issued.Distrust(context.WithoutCancel(ctx), one.Pin)
 	return r.list(now), nil
 }
 
@@ -228,7 +228,7 @@ func (r *Rotation) list(now time.Time) []api.Authority {
 	for _, one := range t.records {
 		a := api.Authority{Pin: one.Pin, Phase: string(one.Phase), Since: one.Since, NotAfter: one.notAfter()}
 		if one.trusted() {
-			a.Certificates, _ = r.c.Grants.IssuedBy(one.Pin, now)
+			a.Certificates, _ = r.c.Issued.By(one.Pin, now)
 			a.NextPhase, a.WaitsFor = r.due(one, now)
 			a.Certificate = one.Certificate
 		}

@@ -46,7 +46,7 @@ func TestGone(t *testing.T) {
 	want := func(when string, want ...int) {
 		t.Helper()
 		for range 2 { // the first time it may come from the registry, the second from memory
-			got, err := p.grants.Gone(ctx, all)
+			got, err := p.issued.Gone(ctx, all)
 			if diff := cmp.Diff(want, got); diff != "" || err != nil {
 				t.Fatalf("%s: %v\n%s", when, err, diff)
 			}
@@ -74,10 +74,10 @@ func TestGone(t *testing.T) {
 	foreign := []registry.Ground{
 		{Organization: "default", Kind: "robot", Name: "one", Item: "nonsense"}, {Organization: "other", Kind: "robot", Name: "one", Item: first.AccessID},
 	}
-	if got, err := p.grants.Gone(ctx, foreign); err != nil || len(got) != 2 {
+	if got, err := p.issued.Gone(ctx, foreign); err != nil || len(got) != 2 {
 		t.Errorf("nonsense: gone %v, %v", got, err)
 	}
-	if got, err := p.grants.Gone(ctx, []registry.Ground{{Organization: "default", Kind: "wizard", Name: "one", Item: "x"}}); err == nil || len(got) != 0 {
+	if got, err := p.issued.Gone(ctx, []registry.Ground{{Organization: "default", Kind: "wizard", Name: "one", Item: "x"}}); err == nil || len(got) != 0 {
 		t.Errorf("an unknown kind: gone %v, %v", got, err)
 	}
 }
@@ -103,7 +103,7 @@ func TestGoneLooksOnce(t *testing.T) {
 	ctx := t.Context()
 	store := &moodyStore{Store: registry.NewMemory()}
 	reg := registry.New(store, nil)
-	g, err := hub.OpenGrants(ctx, registry.NewMemory(), reg, newFixture(t), nil, nil)
+	g, err := hub.OpenIssued(ctx, registry.NewMemory(), reg, newFixture(t), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -235,7 +235,7 @@ func (a *API) signIn(r *http.Request, form url.Values) (*api.Session, error) {
 
 // sweepSessions ends, until ctx does, what was issued on sessions that have
 // expired.
-func sweepSessions(ctx context.Context, reg *registry.Registry, grants *Grants, log *slog.Logger) {
+func sweepSessions(ctx context.Context, reg *registry.Registry, issued *Issued, log *slog.Logger) {
 	tick := time.NewTicker(sessionSweep)
 	defer tick.Stop()
 	for {
@@ -246,7 +246,7 @@ func sweepSessions(ctx context.Context, reg *registry.Registry, grants *Grants, 
 		}
 		ended, err := reg.EndedSessions(ctx)
 		if ended && err == nil {
-			err = grants.Enforce(ctx, registry.Ground{Kind: registry.GroundUser})
+			err = issued.Enforce(ctx, registry.Ground{Kind: registry.GroundUser})
 		}
 		if err != nil && ctx.Err() == nil {
 			log.Error("what was issued on ended sessions may not have ended yet; will try again", "error", err)

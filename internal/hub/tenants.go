@@ -37,7 +37,7 @@ type tenants struct {
 	orders  *Orders
 	quotas  *Quotas
 	access  *Access
-	grants  *Grants
+	issued  *Issued
 	log     *slog.Logger
 
 	ctx context.Context // ends all of them
@@ -223,7 +223,7 @@ func (t *tenants) Open(ctx context.Context, r proxy.Request) (proxy.Stream, erro
 		if err != nil {
 			return nil, err
 		}
-		return t.grants.lodge(ctx, r.For, s)
+		return t.issued.lodge(ctx, r.For, s)
 	})
 }
 

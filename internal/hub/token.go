@@ -161,7 +161,7 @@ func (a *API) exchange(r *http.Request, form url.Values) (*api.TokenResponse, er
 	if err != nil {
 		return nil, err
 	}
-	err = a.o.Grants.Issue(r.Context(), Grant{
+	err = a.o.Issued.Issue(r.Context(), Issuance{
 		Ground: caller.Ground(id.Organization), Serial: identity.Serial(certs[0]), Previous: form.Get("previous"),
 		ID: id.String(), BusKey: busKey, Expires: certs[0].NotAfter, Authority: trust.Signing.Pin(), Generation: trust.Generation,
 	})

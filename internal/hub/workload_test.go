@@ -87,13 +87,13 @@ func TestWorkload(t *testing.T) {
 
 	// Its end revokes what was issued on it, and one of the same name does not undo that.
 	serial := identity.Serial(certs[0])
-	if w.grants.Revoked(serial) {
+	if w.issued.Revoked(serial) {
 		t.Error("revoked from the start")
 	}
 	if err := w.admin.RemoveTrust(t.Context(), "default", "cluster"); err != nil {
 		t.Fatal(err)
 	}
-	if !w.grants.Revoked(serial) {
+	if !w.issued.Revoked(serial) {
 		t.Error("the certificate outlives the trust")
 	}
 	_, err = w.enrol(w.token(nil), nil)
@@ -101,7 +101,7 @@ func TestWorkload(t *testing.T) {
 	if _, err := w.admin.CreateTrust(t.Context(), "default", w.trust(nil)); err != nil {
 		t.Fatal(err)
 	}
-	if !w.grants.Revoked(serial) {
+	if !w.issued.Revoked(serial) {
 		t.Error("a new trust of the same name revives certificates")
 	}
 	if _, err := w.enrol(w.token(nil), nil); err != nil {

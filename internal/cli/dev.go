@@ -117,8 +117,8 @@ func thisProgram(lookPath func(string) (string, error)) string {
 	return self
 }
 
-// kubeconfig returns a kubeconfig for the demo's API server through the proxy.
-func kubeconfig(server, proxy, caFile string) string {
+// demoKubeconfig returns a kubeconfig for the demo's API server through the proxy.
+func demoKubeconfig(server, proxy, caFile string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 current-context: postern-dev

@@ -160,7 +160,7 @@ func (d *dev) invite(ctx context.Context, network *demo.Network, info hub.Info, 
 	}
 	server := "https://" + net.JoinHostPort(devHost, portOf(network.Kubernetes))
 	ca, errCA := d.write("kubernetes-ca.crt", string(network.CA))
-	kube, errKube := d.write("kubeconfig", kubeconfig(server, "http://"+proxyAddr.String(), ca))
+	kube, errKube := d.write("kubeconfig", demoKubeconfig(server, "http://"+proxyAddr.String(), ca))
 	client, errClient := d.write("client.yaml", fmt.Sprintf("hub: %s\ntokenFile: %s\ncaFile: %s\n",
 		yamlText(hubURL(info.Listen)), yamlText(absolute(info.AdminTokenFile)), yamlText(absolute(info.CAFile))))
 	env, errEnv := d.write("env", adminEnvironment(hubURL(info.Listen), info)+"\n")

@@ -43,7 +43,7 @@ func (s *Set) loadContext(env Environment) error {
 		return fail("there are no contexts", "sign in with: postern login HUB")
 	case values == nil:
 		return nil
-	case address.String() != "" && !sameHub(address.String(), values["hub"]):
+	case address.String() != "" && !SameHub(address.String(), values["hub"]):
 		if which.String() != "" {
 			return fail("it is for "+values["hub"]+", and "+hub+" is "+address.String(), "give one of the two")
 		}
@@ -67,8 +67,9 @@ func (s *Set) loadContext(env Environment) error {
 	return nil
 }
 
-// sameHub reports whether two addresses are of the same hub.
-func sameHub(a, b string) bool { return hubAddress(a) == hubAddress(b) }
+// SameHub reports whether two addresses are of the same hub: the same host and port,
+// whatever the scheme and path.
+func SameHub(a, b string) bool { return hubAddress(a) == hubAddress(b) }
 
 func hubAddress(s string) string {
 	u, err := url.Parse(s)

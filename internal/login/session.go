@@ -32,6 +32,12 @@ func (s *Session) now() time.Time {
 // SubjectToken returns the token to show to the hub, and its type as RFC 8693 §3
 // names it. Half way through its life it is renewed.
 func (s *Session) SubjectToken(ctx context.Context) (token, tokenType string, err error) {
+	t, err := s.Tokens(ctx)
+	return t.Session, api.TokenTypeJWT, err
+}
+
+// Tokens returns the tokens of the session, renewed like SubjectToken's.
+func (s *Session) Tokens(ctx context.Context) (Tokens, error) {
 	t, ok, err := s.Store.Tokens(s.Context)
 	if err == nil && !ok {
 		err = ended(s.Context, "there is no session")
@@ -41,7 +47,7 @@ func (s *Session) SubjectToken(ctx context.Context) (token, tokenType string, er
 		defer cancel()
 		t, err = s.renew(ctx)
 	}
-	return t.Session, api.TokenTypeJWT, err
+	return t, err
 }
 
 // due reports whether half of a token's life is over.

@@ -18,8 +18,9 @@ import (
 // company's authority) has to match the host name. With neither, the system's
 // roots and the host name decide.
 type trust struct {
-	roots *x509.CertPool // nil: the system's, or the pin
-	pin   string         // of the CA, as identity.Pin writes it; empty: none
+	roots *x509.CertPool      // nil: the system's, or the pin
+	certs []*x509.Certificate // of the CA file: what roots holds
+	pin   string              // of the CA, as identity.Pin writes it; empty: none
 	host  string
 	now   func() time.Time
 
@@ -55,6 +56,7 @@ func newTrust(c Config) (trust, error) {
 	for _, cert := range certs {
 		if t.pin == "" || t.matches(cert) {
 			t.roots.AddCert(cert)
+			t.certs = append(t.certs, cert)
 			found = true
 		}
 	}

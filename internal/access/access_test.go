@@ -230,3 +230,52 @@ func BenchmarkFor(b *testing.B) {
 		}
 	}
 }
+
+// TestConcerningIsShared: agents that the same grants concern get the same slice, and no
+// agent gets another's; whatever was remembered before.
+func TestConcerningIsShared(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var grants []Grant
+	add := func(id string, s Selector, expires time.Time) {
+		grants = append(grants, Grant{ID: id, To: policy.Whom{Kind: identity.KindRobot, Name: "ci"}, Agent: s, Targets: Everything(), Expires: expires, Note: "secret"})
+	}
+	add("all", Selector{All: true}, time.Time{})
+	add("prod", Selector{Labels: map[string]string{"env": "prod"}}, time.Time{})
+	add("hour", Selector{All: true}, now.Add(time.Hour))
+	for i := range 2 * maxShared {
+		add(fmt.Sprintf("one%d", i), Selector{ID: fmt.Sprintf("edge%d", i)}, time.Time{})
+	}
+	set := New(grants)
+	ids := func(a Agent, now time.Time) (ids string) {
+		t.Helper()
+		for _, g := range set.Concerning(a, now) {
+			if g.Note != "" || !g.Agent.IsZero() {
+				t.Errorf("an agent is told %+v", g)
+			}
+			ids += g.ID + " "
+		}
+		return ids
+	}
+	prod := map[string]string{"env": "prod"}
+	for range 2 {
+		for i := range 2 * maxShared {
+			if got, want := ids(Agent{ID: fmt.Sprintf("edge%d", i)}, now), fmt.Sprintf("all hour one%d ", i); got != want {
+				t.Fatalf("got %s, want %s", got, want)
+			}
+		}
+		if got := ids(Agent{ID: "office", Labels: prod}, now); got != "all prod hour " {
+			t.Errorf("got %s", got)
+		}
+		if got := ids(Agent{ID: "office", Labels: prod}, now.Add(time.Hour)); got != "all prod " {
+			t.Errorf("after an hour: %s", got)
+		}
+	}
+	a, b := set.Concerning(Agent{ID: "office", Labels: prod}, now), set.Concerning(Agent{ID: "plant", Labels: prod}, now)
+	if &a[0] != &b[0] {
+		t.Error("two agents with the same grants have two lists")
+	}
+	if len(set.shared) > maxShared {
+		t.Errorf("%d lists are remembered", len(set.shared))
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -11,12 +12,18 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
+// maxShared bounds the lists of grants that a Set remembers for agents to share.
+const maxShared = 64
+
 // Set is the grants of an organization, or those of them that concern one agent. It
 // is immutable and safe for concurrent use; its owner swaps it as a whole. A nil Set
 // grants nothing.
 type Set struct {
 	grants []Grant
 	to     map[policy.Whom][]int // indices of grants, in their order
+
+	mu     sync.Mutex
+	shared map[string][]Grant // what Concerning returned, by which of grants it is: a bit each
 }
 
 // New returns the set of some grants. The first of several that allow the same is
@@ -38,17 +45,38 @@ func (s *Set) Grants() []Grant {
 }
 
 // Concerning returns the grants that concern an agent and have not expired, without
-// what an agent need not know: whom else they concern, who made them and why.
+// what an agent need not know: whom else they concern, who made them and why. Agents
+// that the same grants concern get the same slice, mostly, so that what is made of it
+// can be shared as well. It is not to be changed.
 func (s *Set) Concerning(a Agent, now time.Time) []Grant {
 	if s == nil {
 		return nil
 	}
-	var out []Grant
-	for _, g := range s.grants {
-		if g.Agent.Chooses(a) && !g.Expired(now) {
+	which, n := make([]byte, (len(s.grants)+7)/8), 0
+	for i := range s.grants {
+		if g := &s.grants[i]; g.Agent.Chooses(a) && !g.Expired(now) {
+			which[i/8] |= 1 << (i % 8)
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if out := s.shared[string(which)]; out != nil {
+		return out
+	}
+	out := make([]Grant, 0, n)
+	for i, g := range s.grants {
+		if which[i/8]&(1<<(i%8)) != 0 {
 			out = append(out, Grant{ID: g.ID, To: g.To, Targets: g.Targets, Expires: g.Expires})
 		}
 	}
+	if s.shared == nil || len(s.shared) >= maxShared {
+		s.shared = make(map[string][]Grant)
+	}
+	s.shared[string(which)] = out
 	return out
 }
 

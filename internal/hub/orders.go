@@ -3,7 +3,6 @@ package hub
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,7 +79,7 @@ func (o *Orders) Changed(org string) {
 	}
 }
 
-// orgOrders is the orders of one organization. Its maps belong to run.
+// orgOrders is the orders of one organization. Its maps and packer belong to run.
 type orgOrders struct {
 	*Orders
 	org      string
@@ -89,6 +88,7 @@ type orgOrders struct {
 	dirty    chan struct{}
 	asks     chan ordersAsk
 
+	packer  *orders.Packer
 	version uint64           // of the newest round
 	round   uint64           // counts rounds in this process
 	told    map[string]*told // by agent
@@ -174,7 +174,7 @@ func (o *orgOrders) next(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	o.version, o.round = version, o.round+1
+	o.version, o.round, o.packer = version, o.round+1, o.key.NewPacker() // what was packed for the last round is over
 	return nil
 }
 
@@ -239,11 +239,10 @@ func (o *orgOrders) document(agent string) (orders.Document, *told) {
 	for _, source := range o.sources {
 		source(o.org, agent, &d)
 	}
-	text, err := json.Marshal(d)
+	sum, err := o.packer.Sum(d)
 	if err != nil {
 		o.log.Error("orders cannot be written", "organization", o.org, "agent", agent, "error", err) // a defect: every source writes its own types
 	}
-	sum := sha256.Sum256(text)
 	t := o.told[agent]
 	if t == nil || t.sum != sum {
 		t = &told{version: o.version, sum: sum}
@@ -256,7 +255,7 @@ func (o *orgOrders) document(agent string) (orders.Document, *told) {
 
 // tell sends an agent, or one replica of it, its document.
 func (o *orgOrders) tell(ctx context.Context, d orders.Document, replica string) {
-	message, err := o.key.Seal(d)
+	message, err := o.packer.Seal(d)
 	if err == nil {
 		err = o.conn.SendOrders(ctx, d.Agent, replica, message)
 	}

@@ -84,26 +84,8 @@ func (k Key) Public() string {
 func (k Key) Private() ed25519.PrivateKey { return k.private }
 
 // Seal packs and signs a document: 64 bytes of Ed25519, then JSON in gzip. It fails
-// for one that is too long.
-func (k Key) Seal(d Document) ([]byte, error) {
-	var b bytes.Buffer
-	b.Write(make([]byte, ed25519.SignatureSize))
-	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err != nil {
-		return nil, err
-	}
-	enc := json.NewEncoder(z)
-	enc.SetEscapeHTML(false)
-	if err := errors.Join(enc.Encode(d), z.Close()); err != nil {
-		return nil, fmt.Errorf("pack orders: %w", err)
-	}
-	if b.Len() > MaxMessage {
-		return nil, fmt.Errorf("orders for agent %s have %d bytes; at most %d can be sent", d.Agent, b.Len(), MaxMessage)
-	}
-	message := b.Bytes()
-	copy(message, ed25519.Sign(k.private, append([]byte(context), message[ed25519.SignatureSize:]...)))
-	return message, nil
-}
+// for one that is too long. Where there are many to seal, use one Packer for all.
+func (k Key) Seal(d Document) ([]byte, error) { return k.NewPacker().Seal(d) }
 
 // Open returns the document in a message, if one of the public keys signed it and it
 // is for the agent.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
@@ -65,6 +66,7 @@ type Agent struct {
 	start time.Time
 
 	*meters
+	visits *audit.Streams // the streams, as the audit log has them
 
 	buffers *pipe.Buffers
 	keeper  *pipe.Keeper
@@ -114,6 +116,7 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 		orders: hubOrders{given: make(chan struct{}, 1)},
 	}
 	a.reach = &reach.Dialer{Policy: g.current.Load, Permit: func(rule string) string { return permit(cfg, rule) }}
+	a.visits = audit.NewStreams(m.spool, cfg.AuditOpenAfter)
 	m.agent.Store(a)
 	return a, nil
 }
@@ -147,7 +150,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.obey(p.Session.Grant())
 	p.Session.OnRenew(a.obey) // a hub that was upgraded begins to give orders
 
-	defer a.runSpool(ctx)()
+	defer a.runAudit(ctx)()
 	// What serves streams outlives ctx by the drain time.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	a.life = work

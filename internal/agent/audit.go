@@ -22,14 +22,18 @@ func (a *Agent) sendAudit(ctx context.Context, batch []byte) error {
 	return a.party.Bus.SendAudit(ctx, a.cfg.AgentID, a.cfg.Name, batch)
 }
 
-// runSpool brings audit records to the hub until the function that it returns is
-// called, which waits for the last of them.
-func (a *Agent) runSpool(ctx context.Context) (stop func()) {
+// runAudit records streams, and brings audit records to the hub, until the function
+// that it returns is called, which waits for the last of them.
+func (a *Agent) runAudit(ctx context.Context) (stop func()) {
+	live, endStreams := context.WithCancel(context.WithoutCancel(ctx))
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
 	final, give := context.WithCancel(context.WithoutCancel(ctx))
-	var wg sync.WaitGroup
+	var streams, wg sync.WaitGroup
+	streams.Go(func() { a.visits.Run(live) })
 	wg.Go(func() { a.spool.Run(work, final, a.sendAudit, a.log) })
 	return func() {
+		endStreams()
+		streams.Wait()
 		end()
 		defer time.AfterFunc(auditParting, give).Stop()
 		wg.Wait()
@@ -39,17 +43,19 @@ func (a *Agent) runSpool(ctx context.Context) (stop func()) {
 
 // visit is one stream as the audit log has it.
 type visit struct {
-	spool *audit.Spool
-	start time.Time
-	r     audit.Record
+	agent  *Agent
+	r      audit.Record
+	stream *audit.Stream // once it was admitted
 }
 
 // visit begins the record of a stream. Who acts is on whose behalf the proxy's
 // certificate was issued. The hub's own proxies serve several: they are taken at
 // their word for whom they ask.
 func (l *lane) visit(in *stream.Incoming, start time.Time) *visit {
-	peer := l.pipe.Peer()
-	r := audit.Record{Actor: l.pipe.Holder().Principal, Through: peer.String(), Target: in.Target, Stream: hex.EncodeToString(in.Stream[:])}
+	r := audit.Record{
+		Action: audit.Open, Time: start, Actor: l.pipe.Holder().Principal, Through: l.through, Target: in.Target,
+		Stream: hex.EncodeToString(in.Stream[:]),
+	}
 	if r.Actor.Kind == identity.KindHub && in.For != "" {
 		if p, err := identity.ParsePrincipal(in.For); err == nil {
 			r.Actor = p
@@ -58,21 +64,26 @@ func (l *lane) visit(in *stream.Incoming, start time.Time) *visit {
 	if t := observe.TraceOf(in.Trace); t.Valid() {
 		r.Trace = hex.EncodeToString(t.TraceID[:])
 	}
-	return &visit{spool: l.agent.spool, start: start, r: r}
+	return &visit{agent: l.agent, r: r}
 }
 
-// admitted records that the stream was opened, and by which rules.
-func (v *visit) admitted(address, why string) { v.open(address, why, nil) }
+// refused records that the stream was not opened.
+func (v *visit) refused(address string, err error) {
+	v.r.Address, v.r.Duration = address, time.Since(v.r.Time)
+	v.r.Outcome(err, wire.LegAgent)
+	v.agent.spool.Record(v.r)
+}
 
-// opened records how the attempt to open the stream ended.
-func (v *visit) opened(address string, err error) { v.open(address, "", err) }
+// admitted takes note that the stream was opened, and by which rules. It ends
+// with closed.
+func (v *visit) admitted(address, why string) {
+	v.r.Address, v.r.Reason, v.r.OK, v.r.Duration = address, why, true, time.Since(v.r.Time)
+	v.stream = v.agent.visits.Opened(v.r)
+}
 
-func (v *visit) open(address, why string, err error) {
-	r := v.r
-	r.Action, r.Address, r.Time, r.Reason = audit.Open, address, v.start, why
-	r.Duration = time.Since(v.start)
-	r.Outcome(err, wire.LegAgent)
-	v.spool.Record(r)
+// closed records the end of the stream.
+func (v *visit) closed(stats stream.Stats, err error) {
+	v.stream.Closed(uint64(stats.Out), uint64(stats.In), err, wire.LegAgent) //nolint:gosec // not negative
 }
 
 // why names the rules that let a stream in: the owner's, and the hub's grant if it
@@ -85,15 +96,6 @@ func (g *guard) why(a *admission) string {
 		return v.owner.Rule
 	}
 	return v.owner.Rule + ", grant " + v.access.Grant
-}
-
-// closed records the end of the stream.
-func (v *visit) closed(stats stream.Stats, err error) {
-	r := v.r
-	r.Action, r.Time, r.Duration = audit.Close, time.Now(), time.Since(v.start)
-	r.BytesIn, r.BytesOut = uint64(stats.Out), uint64(stats.In) //nolint:gosec // not negative
-	r.Outcome(err, wire.LegAgent)
-	v.spool.Record(r)
 }
 
 // changed records a change of what the agent goes by.

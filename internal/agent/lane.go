@@ -55,7 +55,7 @@ func (a *Agent) join(ticket wire.Ticket) {
 		a.log.Warn("pipe not joined", "error", err)
 		return
 	}
-	l := &lane{agent: a, pipe: p, done: make(chan struct{}, 1)}
+	l := &lane{agent: a, pipe: p, through: p.Peer().String(), done: make(chan struct{}, 1)}
 	a.lanes[l] = struct{}{}
 	a.mu.Unlock()
 	a.keeper.Watch(p)
@@ -100,11 +100,12 @@ func (a *Agent) welcome(id identity.ID) error {
 // lane serves the streams of one pipe, one after the other. It is their
 // stream.Host.
 type lane struct {
-	agent *Agent
-	pipe  *pipe.Pipe
-	done  chan struct{} // a stream has given the pipe back
-	busy  bool          // guarded by agent.mu
-	ended bool          // the pipe ended between two streams, as the proxy's pool does, or with a reset
+	agent   *Agent
+	pipe    *pipe.Pipe
+	through string        // the proxy's SPIFFE ID
+	done    chan struct{} // a stream has given the pipe back
+	busy    bool          // guarded by agent.mu
+	ended   bool          // the pipe ended between two streams, as the proxy's pool does, or with a reset
 }
 
 func (l *lane) Done(p *pipe.Pipe, clean bool) {
@@ -135,7 +136,7 @@ func (l *lane) serve() error {
 			err = l.one(in)
 		} else { // the pipe stays: were it closed, the proxy might just be asking for a stream
 			f := wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name)
-			l.visit(in, time.Now()).opened("", f)
+			l.visit(in, time.Now()).refused("", f)
 			err = in.Refuse(f, l)
 		}
 		l.vacate()
@@ -196,7 +197,7 @@ func (l *lane) one(in *stream.Incoming) error {
 	reached := conn.RemoteAddr().String()
 	s, err := in.Accept(reached, l)
 	if err != nil {
-		visit.opened(reached, err)
+		visit.refused(reached, err)
 		_ = conn.Close()
 		a.streams.Opened(err, 0)
 		<-l.done
@@ -234,7 +235,7 @@ func (l *lane) log(in *stream.Incoming) *slog.Logger {
 
 func (l *lane) refuse(in *stream.Incoming, v *visit, err error, start time.Time) error {
 	f := wire.AsFailure(err, wire.LegAgent)
-	v.opened("", f)
+	v.refused("", f)
 	l.agent.streams.Opened(f, time.Since(start))
 	l.agent.failed(f)
 	var level slog.Level

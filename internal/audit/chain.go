@@ -47,10 +47,11 @@ func (h Head) seal(b []byte, r *Record, place *Entry) ([]byte, Head) {
 }
 
 func hashOf(canonical []byte) string {
+	var sum [sha256.Size]byte
 	d := sha256.New()
 	d.Write([]byte(hashLabel))
 	d.Write(canonical)
-	return hex.EncodeToString(d.Sum(nil))
+	return hex.EncodeToString(d.Sum(sum[:0]))
 }
 
 // Signer signs chains with a hub's key, so that who can write the store, or an

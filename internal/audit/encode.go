@@ -103,22 +103,24 @@ func appendRecord(b []byte, r *Record, place *Entry) []byte {
 func appendText(b []byte, s string) []byte {
 	const digits = "0123456789abcdef"
 	b = append(b, '"')
+	from := 0
 	for i := range len(s) {
 		c := s[i]
-		switch {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, s[from:i]...)
+		from = i + 1
+		switch at := strings.IndexByte("\b\t\n\f\r", c); {
 		case c >= ' ':
-			b = append(b, c)
+			b = append(b, '\\', c)
+		case at >= 0:
+			b = append(b, '\\', "btnfr"[at])
 		default:
-			if at := strings.IndexByte("\b\t\n\f\r", c); at >= 0 {
-				b = append(b, '\\', "btnfr"[at])
-			} else {
-				b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-			}
+			b = append(b, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
 		}
 	}
-	return append(b, '"')
+	return append(append(b, s[from:]...), '"')
 }
 
 // member is one of an object's.

@@ -14,7 +14,7 @@ import (
 // conditions each must hold.
 type Filter struct {
 	Since, Until time.Time
-	Actions      []Action // any of them
+	Actions      []Action // any of them; Open and Close are of a Whole stream, too
 	Actor        string   // KIND:NAME, or KIND: for all of a kind
 	Agent        string
 	Target       string // part of the target, the address or the object
@@ -26,7 +26,7 @@ type Filter struct {
 func (f *Filter) Match(r *Record) bool {
 	switch {
 	case !f.Since.IsZero() && r.Time.Before(f.Since), !f.Until.IsZero() && !r.Time.Before(f.Until),
-		len(f.Actions) > 0 && !slices.Contains(f.Actions, r.Action),
+		len(f.Actions) > 0 && !slices.ContainsFunc(f.Actions, r.Action.is),
 		f.Actor != "" && r.Actor.String() != f.Actor && (!strings.HasSuffix(f.Actor, ":") || string(r.Actor.Kind)+":" != f.Actor),
 		f.Agent != "" && r.Agent != f.Agent,
 		f.Target != "" && !strings.Contains(r.Target, f.Target) && !strings.Contains(r.Address, f.Target) && !strings.Contains(r.Object, f.Target),
@@ -35,6 +35,11 @@ func (f *Filter) Match(r *Record) bool {
 		return false
 	}
 	return true
+}
+
+// is reports whether a record of action a is one of the action that is wanted.
+func (a Action) is(wanted Action) bool {
+	return a == wanted || a == Whole && (wanted == Open || wanted == Close)
 }
 
 // Parameters of a Filter, in URLs.

@@ -182,6 +182,7 @@ func TestKeeperWritesChains(t *testing.T) {
 		for i := range 1000 {
 			b.Record(Record{Organization: []string{"a", "b", "", "No Name"}[i%4], Action: Open, Target: fmt.Sprint(i)})
 		}
+		time.Sleep(pace)
 		synctest.Wait()
 		if n := len(m.entries(t, "a")); n != 250 {
 			t.Errorf("%d records of a", n)

@@ -29,6 +29,7 @@ const (
 	Read     Action = "read"     // of the audit log itself; and of anything, where it was refused
 	Open     Action = "open"     // of a stream, or its refusal
 	Close    Action = "close"    // of a stream
+	Whole    Action = "stream"   // one that was short, from its opening, at Time, to its end in order
 	Revoke   Action = "revoke"   // of credentials, with the connections that were cut
 	Start    Action = "start"    // of a hub
 	Stop     Action = "stop"     // of a hub
@@ -39,7 +40,7 @@ const (
 
 // Actions returns all actions.
 func Actions() []Action {
-	return []Action{SignIn, Exchange, Change, Read, Open, Close, Revoke, Start, Stop, Checkpoint, Lost}
+	return []Action{SignIn, Exchange, Change, Read, Open, Close, Whole, Revoke, Start, Stop, Checkpoint, Lost}
 }
 
 // The reporters: who saw what a record tells, and answers for it.
@@ -135,6 +136,9 @@ func (r *Record) clean() {
 
 // printable returns at most limit bytes of s, with U+FFFD for what is not printable.
 func printable(s string, limit int) string {
+	if len(s) <= limit && plain(s) {
+		return s
+	}
 	bad := func(c rune) bool { return c == utf8.RuneError || !unicode.IsPrint(c) }
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "")
@@ -152,4 +156,14 @@ func printable(s string, limit int) string {
 		s = strings.ToValidUTF8(s[:limit], "")
 	}
 	return s
+}
+
+// plain reports whether s is of printable ASCII characters only, as most texts are.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }

@@ -1,12 +1,8 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"log/slog"
 	randv2 "math/rand/v2"
 	"strconv"
@@ -19,7 +15,7 @@ import (
 // Limits of a Spool.
 const (
 	maxSpooled = 16384    // records; at most about 8 MB
-	maxBatch   = 40 << 10 // bytes of a message
+	maxBatch   = 60 << 10 // bytes of a message; the bus takes 64 KiB
 	gather     = 200 * time.Millisecond
 	senders    = 2
 	sendLimit  = 10 * time.Second // for one attempt
@@ -73,14 +69,7 @@ func (s *Spool) Record(r Record) {
 	first := len(s.queue) == 1
 	s.mu.Unlock()
 	if first {
-		s.nudge()
-	}
-}
-
-func (s *Spool) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
+		nudge(s.wake)
 	}
 }
 
@@ -95,7 +84,7 @@ func (s *Spool) Waiting() (n int, lost uint64) {
 // Run sends records until ctx ends, and then those that are left, until final ends.
 // What is left then waits for the next Run.
 func (s *Spool) Run(ctx, final context.Context, send Send, log *slog.Logger) {
-	s.nudge()
+	nudge(s.wake)
 	var wg sync.WaitGroup
 	for range senders {
 		wg.Go(func() { s.run(ctx, final, send, log) })
@@ -122,7 +111,7 @@ func (s *Spool) run(ctx, final context.Context, send Send, log *slog.Logger) {
 				break
 			}
 			if more {
-				s.nudge() // for another sender
+				nudge(s.wake) // for another sender
 			}
 			err := deliver(final, p.batch, send, log)
 			if err != nil && final.Err() != nil {
@@ -216,52 +205,4 @@ func (s *Spool) take() (p parcel, more bool) {
 		s.queue = nil
 	}
 	return p, len(s.queue) > 0
-}
-
-// lateness is how much later than it happened the hub may hear of something
-// without its being noted; clocks differ that much.
-const lateness = 10 * time.Second
-
-// ErrBatch says that what an agent sent is no batch of records.
-var ErrBatch = errors.New("not a batch of audit records")
-
-// ParseBatch reads what a Spool sent, from the replica of an agent that the bus
-// vouches for. What an agent may not say of itself is replaced or refused.
-func ParseBatch(batch []byte, organization, agent, replica string, now time.Time) ([]Record, error) {
-	var all []Record
-	for line := range bytes.Lines(batch) {
-		if line = bytes.TrimSpace(line); len(line) == 0 {
-			continue
-		}
-		if len(all) >= maxBlock {
-			return nil, fmt.Errorf("%w: more than %d records", ErrBatch, maxBlock)
-		}
-		// Not ParseEntry: what is kept is encoded anew, so it need not be canonical here.
-		if len(line) > MaxLine {
-			return nil, fmt.Errorf("%w: a record of %d bytes", ErrBatch, len(line))
-		}
-		var r Record
-		if err := json.Unmarshal(line, &r); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrBatch, err)
-		}
-		switch r.Action {
-		case Open, Close, Change, Lost:
-		default:
-			return nil, fmt.Errorf("%w: an agent does not record %.40q", ErrBatch, r.Action)
-		}
-		if r.ID == "" || len(r.ID) > 64 {
-			return nil, fmt.Errorf("%w: a record without an ID", ErrBatch)
-		}
-		r.Organization, r.Reporter, r.Agent, r.Replica, r.Received = organization, ByAgent, agent, replica, time.Time{}
-		switch late := now.Sub(r.Time); {
-		case late < 0: // its clock is fast: nothing happened in the future
-			if r.Time = now; late < -lateness {
-				r.Received = now
-			}
-		case late > lateness:
-			r.Received = now
-		}
-		all = append(all, r)
-	}
-	return all, nil
 }

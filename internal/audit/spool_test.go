@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
@@ -185,7 +188,22 @@ func TestParseBatchBelievesTheBus(t *testing.T) {
 func FuzzParseBatch(f *testing.F) {
 	r := full().Record
 	f.Add(append(appendRecord(nil, &r, nil), '\n'))
+	f.Add([]byte(`{"action":"open","actor":"robot:ci","duration_ns":12,"id":"a","ok":true,"time":"2026-01-01T00:00:00.5+01:00","count":0}`))
 	f.Fuzz(func(t *testing.T, batch []byte) {
+		for line := range strings.Lines(string(batch)) {
+			// What the decoder takes it for is what it says.
+			var quick, slow Record
+			d := decoder{rest: line}
+			if !d.object(&quick) || d.rest != "" {
+				continue
+			}
+			if err := json.Unmarshal([]byte(line), &slow); err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			if diff := cmp.Diff(slow, quick); diff != "" {
+				t.Fatalf("%s: %s", line, diff)
+			}
+		}
 		all, err := ParseBatch(batch, "acme", "edge", "one", time.Unix(1e9, 0))
 		if err != nil {
 			return

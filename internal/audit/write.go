@@ -39,7 +39,8 @@ type block struct {
 }
 
 // write writes what a chain's queue holds, block by block, and reports whether
-// nothing is left to do.
+// nothing is left to do. What comes meanwhile is left for the next time, unless it
+// fills a block.
 func (k *Keeper) write(ctx context.Context, c *chain, last bool) bool {
 	if !last && k.cfg.Now().Before(c.retry) {
 		return false
@@ -54,7 +55,20 @@ func (k *Keeper) write(ctx context.Context, c *chain, last bool) bool {
 			return false
 		}
 		c.failures, c.retry = 0, time.Time{}
+		if n := k.length(c); n < maxBlock && !last {
+			if n > 0 {
+				nudge(k.wake)
+			}
+			return true
+		}
 	}
+}
+
+// length returns how many records a chain's queue holds.
+func (k *Keeper) length(c *chain) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(c.queue)
 }
 
 // errIdle says that there is nothing to write.
@@ -218,7 +232,13 @@ func (k *Keeper) skip(c *chain, b *block) {
 
 // fingerprint tells agents' records apart: an agent draws its IDs itself.
 func (k *Keeper) fingerprint(r *Record) uint64 {
-	return maphash.String(k.seed, r.Organization+"\x00"+r.Agent+"\x00"+r.Replica+"\x00"+r.ID)
+	var h maphash.Hash
+	h.SetSeed(k.seed)
+	for _, s := range []string{r.Organization, r.Agent, r.Replica, r.ID} {
+		_, _ = h.WriteString(s)
+		_ = h.WriteByte(0)
+	}
+	return h.Sum64()
 }
 
 // reread is how many bytes of a chain's end are read when it is opened: the records

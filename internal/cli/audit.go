@@ -221,7 +221,7 @@ func auditDetail(e *audit.Entry) string {
 	if e.Reason != "" {
 		add("%s", e.Reason)
 	}
-	if e.Action == audit.Close {
+	if e.Action == audit.Close || e.Action == audit.Whole {
 		add("%s in, %s out, %s", size(e.BytesIn), size(e.BytesOut), e.Duration.Round(time.Millisecond))
 	}
 	if e.Count > 0 {

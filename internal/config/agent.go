@@ -1,6 +1,8 @@
 package config
 
 import (
+	"time"
+
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/limit"
 )
@@ -15,6 +17,8 @@ type Agent struct {
 	Zone       string   // where the agent runs; proxies of the same zone prefer it
 	Limit      []string // LEVEL.LIMIT=VALUE; see Limits
 
+	AuditOpenAfter time.Duration // streams that live longer are told to the audit log when they open, too
+
 	// Alias is what logs, metrics and health call the organization; empty for its name.
 	Alias string
 
@@ -28,7 +32,7 @@ type Agent struct {
 
 // DefaultAgent returns an agent's settings before anything is configured.
 func DefaultAgent() Agent {
-	return Agent{Party: Party{DrainTimeout: defaultDrain, Log: Log{Format: "auto", Level: "info"}}}
+	return Agent{Party: Party{DrainTimeout: defaultDrain, Log: Log{Format: "auto", Level: "info"}}, AuditOpenAfter: defaultOpenAfter}
 }
 
 func (a *Agent) fields() []*Field {
@@ -46,6 +50,7 @@ func (a *Agent) fields() []*Field {
 		text("zone", "ZONE", &a.Zone, "where this process runs; a proxy prefers the agents' replicas of its own zone"),
 		limitField(&a.Limit, "how much may go through this replica in all, and by each proxy, in each organization: agent.streams=500, "+
 			"proxy.streams=50, agent.bytes-per-second=100MB, agent.opens-per-second=100; the hub may allow less"),
+		openAfterField(&a.AuditOpenAfter),
 	)
 	return append(all, a.tail()...)
 }
@@ -62,6 +67,7 @@ func (a *Agent) complete(s *Set, env Environment) {
 
 func (a *Agent) check(c *checker) {
 	c.limits("limit", a.Limit, limit.Agent, limit.Proxy)
+	c.openAfter(a.AuditOpenAfter)
 	if c.set.Field(organizationsName).origin.Source != SourceDefault {
 		a.checkEntries(c)
 		return

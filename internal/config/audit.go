@@ -13,7 +13,8 @@ import (
 // Audit is how long a hub keeps its audit log, and where it sends it.
 type Audit struct {
 	AuditMaxAge            time.Duration
-	AuditMaxBytes          int64  // on disk, for each organization
+	AuditMaxBytes          int64 // on disk, for each organization
+	AuditOpenAfter         time.Duration
 	AuditFile              string // JSON lines are appended to it
 	AuditWebhookURL        string // https://…, to which they are posted
 	AuditWebhookSecretFile string // key of their signatures
@@ -26,12 +27,26 @@ func (a *Audit) fields() []*Field {
 	return []*Field{
 		age("audit-max-age", &a.AuditMaxAge, "how long audit records are kept, for example 90d"),
 		volume("audit-max-bytes", &a.AuditMaxBytes, "how much room on disk each organization's audit records may take; the oldest go first"),
+		openAfterField(&a.AuditOpenAfter),
 		text("audit-file", "FILE", &a.AuditFile, "append audit records to this file, as JSON lines; it may be moved away at any time"),
 		link("audit-webhook-url", &a.AuditWebhookURL, "post audit records to this https:// address, as JSON lines"),
 		text("audit-webhook-secret-file", "FILE", &a.AuditWebhookSecretFile, "secret that signs what is posted: 16 characters at least"),
 		text("audit-webhook-ca-file", "FILE", &a.AuditWebhookCAFile, "CA certificate of --audit-webhook-url; without it the system's CAs are trusted"),
 		text("audit-syslog", "HOST:PORT", &a.AuditSyslog, "send audit records to this syslog server, by RFC 5424 over TLS"),
 		text("audit-syslog-ca-file", "FILE", &a.AuditSyslogCAFile, "CA certificate of --audit-syslog; without it the system's CAs are trusted"),
+	}
+}
+
+// openAfterField is of what a hub says of the streams through its own proxies, and an
+// agent of its streams.
+func openAfterField(p *time.Duration) *Field {
+	return period("audit-open-after", p, "streams that end in order within this time are one audit record, others have one when they open "+
+		"and one when they close; 0s: all have two")
+}
+
+func (c *checker) openAfter(d time.Duration) {
+	if d < 0 || d > maxOpenAfter {
+		c.fail("audit-open-after", "", "%s is out of bounds: want between 0s and %s", d, maxOpenAfter)
 	}
 }
 
@@ -42,6 +57,9 @@ const (
 	maxAuditAge   = 10 * 365 * day
 	minAuditBytes = 1 << 20
 	maxAuditBytes = 1 << 40
+
+	defaultOpenAfter = 2 * time.Second
+	maxOpenAfter     = time.Minute
 )
 
 func (a *Audit) check(c *checker) {
@@ -51,6 +69,7 @@ func (a *Audit) check(c *checker) {
 	if a.AuditMaxBytes < minAuditBytes || a.AuditMaxBytes > maxAuditBytes {
 		c.fail("audit-max-bytes", "", "%s is out of bounds: want between %s and %s", showVolume(a.AuditMaxBytes), showVolume(minAuditBytes), showVolume(maxAuditBytes))
 	}
+	c.openAfter(a.AuditOpenAfter)
 	if a.AuditWebhookURL != "" {
 		u, err := url.Parse(a.AuditWebhookURL)
 		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" || u.User != nil {

@@ -112,7 +112,8 @@ logLevel: debug
 			DrainTimeout: time.Minute,
 			Log:          Log{Format: "auto", Level: "debug"},
 		},
-		Allow: []string{"kubernetes", "tcp:db.example.org:5432"},
+		Allow:          []string{"kubernetes", "tcp:db.example.org:5432"},
+		AuditOpenAfter: 2 * time.Second,
 	}
 	if diff := cmp.Diff(want, agent); diff != "" {
 		t.Errorf("agent (-want +got):\n%s", diff)
@@ -301,6 +302,7 @@ name: r1 # flag --name
 allow: # flag --allow
   - kubernetes
 zone: east # agent.yaml:1
+auditOpenAfter: 2s # default
 drainTimeout: 25s # default
 logFormat: auto # default
 logLevel: info # default

@@ -33,7 +33,7 @@ func DefaultHub() Hub {
 		Listeners:     Listeners{Suffix: DefaultSuffix},
 		SignIn:        defaultSignIn(),
 		CredentialTTL: time.Hour,
-		Audit:         Audit{AuditMaxAge: 90 * day, AuditMaxBytes: 1 << 30},
+		Audit:         Audit{AuditMaxAge: 90 * day, AuditMaxBytes: 1 << 30, AuditOpenAfter: defaultOpenAfter},
 		DrainTimeout:  defaultDrain,
 		Log:           Log{Format: "auto", Level: "info"},
 	}

@@ -189,6 +189,7 @@ organizations: # agent.yaml:3
       - kubernetes
   - organization: p # agent.yaml:8
     privateKeyEnv: P_KEY # agent.yaml:9
+auditOpenAfter: 2s # default
 drainTimeout: 25s # default
 logFormat: auto # default
 logLevel: info # default

@@ -23,6 +23,8 @@ func TestHubErrors(t *testing.T) {
 		{"--tls-name=two words", "is not allowed in a name"},
 		{"--tls-cert-file=c.pem", "belong together"},
 		{"--credential-ttl=9s", "out of bounds: want between 10s and 24h0m0s"},
+		{"--audit-open-after=0s", ""},
+		{"--audit-open-after=61s", "out of bounds: want between 0s and 1m0s"},
 		{"--http=127.0.0.1:3128", ""},
 		{"--http=[::1]:3128", ""},
 		{"--http=localhost:3128", ""},

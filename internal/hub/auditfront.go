@@ -78,15 +78,12 @@ func (l *auditLog) open(r proxy.Request, via proxy.Opener, do func(via proxy.Ope
 	s, err := do(t)
 	one.Duration = time.Since(begin)
 	one.Outcome(err, wire.LegProxy)
-	if err == nil {
-		one.Stream, one.Address = t.stream, s.RemoteAddr().String()
-	}
-	l.Record(one)
 	if err != nil {
+		l.Record(one)
 		return nil, err
 	}
-	one.Action, one.OK = audit.Close, true
-	return &recordedStream{Stream: s, log: l, begin: begin, record: one}, nil
+	one.Stream, one.Address = t.stream, s.RemoteAddr().String()
+	return &recordedStream{Stream: s, told: l.streams.Opened(one)}, nil
 }
 
 // tap gives an Opener the trace, and learns the ID of the stream that it opened.
@@ -109,10 +106,8 @@ func (t *tap) Open(ctx context.Context, r proxy.Request) (proxy.Stream, error) {
 // recordedStream records the end of a stream.
 type recordedStream struct {
 	proxy.Stream
-	log    *auditLog
-	begin  time.Time
-	record audit.Record
-	once   sync.Once
+	told *audit.Stream
+	once sync.Once
 }
 
 // Carry implements proxy.Stream.
@@ -131,10 +126,6 @@ func (s *recordedStream) Close() error {
 
 func (s *recordedStream) ended(stats proxy.Stats, err error) {
 	s.once.Do(func() {
-		r := s.record
-		r.Time, r.Duration = time.Now(), time.Since(s.begin)
-		r.BytesIn, r.BytesOut = uint64(stats.BytesIn), uint64(stats.BytesOut) //nolint:gosec // not negative
-		r.Outcome(err, wire.LegUnknown)
-		s.log.Record(r)
+		s.told.Closed(uint64(stats.BytesIn), uint64(stats.BytesOut), err, wire.LegUnknown) //nolint:gosec // not negative
 	})
 }

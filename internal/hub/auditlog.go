@@ -29,6 +29,7 @@ const auditTakes = 8 * time.Second
 type auditLog struct {
 	*audit.Keeper
 	flood   *audit.Flood
+	streams *audit.Streams // through the hub's own proxies
 	journal audit.Journal
 	signer  *audit.Signer
 	log     *slog.Logger
@@ -40,9 +41,11 @@ type auditLog struct {
 	end func() // writes what is queued, and waits for all of it
 }
 
-// newAuditLog starts the audit log of a hub. end it before the journal.
+// newAuditLog starts the audit log of a hub; openAfter is that of audit.NewStreams. end
+// it before the journal.
 func newAuditLog(
-	ctx context.Context, state *State, journal audit.Journal, sinks []auditSink, cursors audit.Cursors, metrics *observe.Audit, log *slog.Logger,
+	ctx context.Context, state *State, journal audit.Journal, openAfter time.Duration, sinks []auditSink, cursors audit.Cursors,
+	metrics *observe.Audit, log *slog.Logger,
 ) (*auditLog, error) {
 	key, err := state.Secret("audit", audit.NewSigningKey)
 	if err != nil {
@@ -59,17 +62,18 @@ func newAuditLog(
 	removeLeftovers(heads.dir)
 	l := &auditLog{journal: journal, signer: signer, log: log, readers: make(map[string]int)}
 	l.Keeper = audit.NewKeeper(audit.KeeperConfig{Journal: journal, Heads: heads, Signer: signer, Metrics: metrics, Log: log})
-	l.flood = audit.NewFlood(l.Keeper, nil)
-	work, endFlood := context.WithCancel(context.WithoutCancel(ctx))
+	l.flood, l.streams = audit.NewFlood(l.Keeper, nil), audit.NewStreams(l.Keeper, openAfter)
+	work, endWork := context.WithCancel(context.WithoutCancel(ctx))
 	write, endKeeper := context.WithCancel(context.WithoutCancel(ctx))
-	var floods, keeper sync.WaitGroup
-	floods.Go(func() { l.flood.Run(work) })
+	var recorders, keeper sync.WaitGroup
+	recorders.Go(func() { l.flood.Run(work) })
+	recorders.Go(func() { l.streams.Run(work) })
 	keeper.Go(func() { l.Run(write) })
 	exporting, endExport := context.WithCancel(context.WithoutCancel(ctx))
 	exporters := l.export(exporting, sinks, cursors, metrics)
 	l.end = sync.OnceFunc(func() {
-		endFlood()
-		floods.Wait()
+		endWork()
+		recorders.Wait()
 		endKeeper()
 		keeper.Wait()
 		endExport()
@@ -156,6 +160,6 @@ func (h *Hub) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h.audit, err = newAuditLog(ctx, h.state, journal, sinks, auditCursors{cursors}, metrics, h.log)
+	h.audit, err = newAuditLog(ctx, h.state, journal, h.cfg.AuditOpenAfter, sinks, auditCursors{cursors}, metrics, h.log)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/audit"
@@ -105,20 +106,20 @@ func TestAuditTellsAll(t *testing.T) {
 
 	org := config.DefaultOrganization
 	through := w.await(org, "a stream through the proxy", func(e audit.Entry) bool {
-		return e.Action == audit.Close && e.Reporter == audit.ByAgent && strings.Contains(e.Through, "/proxy/near/")
+		return e.Action == audit.Whole && e.Reporter == audit.ByAgent && strings.Contains(e.Through, "/proxy/near/")
 	})
 	if through.Actor.String() != "robot:machines" || through.Agent != agentID || through.Replica != "a" || through.Target != "tcp:"+target ||
 		through.BytesIn == 0 || through.BytesIn != through.BytesOut || through.Duration <= 0 || !through.OK {
 		t.Errorf("%+v", through)
 	}
 	mine := w.await(org, "a stream through the hub's own proxy", func(e audit.Entry) bool {
-		return e.Action == audit.Open && e.Reporter == audit.ByHub && e.OK
+		return e.Action == audit.Whole && e.Reporter == audit.ByHub && e.OK
 	})
 	if mine.Source != "127.0.0.1" || mine.Actor.String() != "robot:machines" || mine.Stream == "" {
 		t.Errorf("%+v", mine)
 	}
 	same := w.await(org, "the same stream at the agent", func(e audit.Entry) bool {
-		return e.Action == audit.Open && e.Reporter == audit.ByAgent && e.Stream == mine.Stream
+		return e.Action == audit.Whole && e.Reporter == audit.ByAgent && e.Stream == mine.Stream
 	})
 	if same.Actor != mine.Actor || same.Address != target || same.Reason == "" || len(mine.Trace) != 32 || same.Trace != mine.Trace {
 		t.Errorf("%+v", same)
@@ -205,7 +206,7 @@ func TestAuditTellsAll(t *testing.T) {
 func TestAuditWaitsForTheHub(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	w.agent("a", nil)
+	w.agent("a", func(c *config.Agent) { c.AuditOpenAfter = 100 * time.Millisecond })
 	p := w.proxy(nil)
 	target := serve(t, echo)
 	eventually(t, patience, func() error { return onceBy(p.http, agentID, target) })

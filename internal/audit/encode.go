@@ -91,11 +91,13 @@ func appendRecord(b []byte, r *Record, place *Entry) []byte {
 		e.text("signature", place.Signature)
 	}
 	e.text("source", r.Source)
+	e.number("status", r.Status)
 	e.text("stream", r.Stream)
 	e.text("target", r.Target)
 	e.text("through", r.Through)
 	e.moment("time", r.Time)
 	e.text("trace", r.Trace)
+	e.text("user", r.User)
 	e.text("what", r.What)
 	return append(e.b, '}')
 }

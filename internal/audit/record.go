@@ -30,6 +30,7 @@ const (
 	Open     Action = "open"     // of a stream, or its refusal
 	Close    Action = "close"    // of a stream
 	Whole    Action = "stream"   // one that was short, from its opening, at Time, to its end in order
+	Request  Action = "request"  // to a cluster through the gateway, or its refusal
 	Revoke   Action = "revoke"   // of credentials, with the connections that were cut
 	Start    Action = "start"    // of a hub
 	Stop     Action = "stop"     // of a hub
@@ -40,7 +41,7 @@ const (
 
 // Actions returns all actions.
 func Actions() []Action {
-	return []Action{SignIn, Exchange, Change, Read, Open, Close, Whole, Revoke, Start, Stop, Checkpoint, Lost}
+	return []Action{SignIn, Exchange, Change, Read, Open, Close, Whole, Request, Revoke, Start, Stop, Checkpoint, Lost}
 }
 
 // The reporters: who saw what a record tells, and answers for it.
@@ -75,6 +76,8 @@ type Record struct {
 	Duration     time.Duration      `json:"duration_ns,omitzero"` // of a stream's life, or of the attempt to open it
 	Stream       string             `json:"stream,omitzero"`      // stream ID
 	Trace        string             `json:"trace,omitzero"`       // W3C trace ID
+	User         string             `json:"user,omitzero"`        // whom the cluster saw, of a request
+	Status       uint64             `json:"status,omitzero"`      // of the answer to a request; 0: there was none
 	Count        uint64             `json:"count,omitzero"`       // how often, where one record stands for several; connections that were cut
 }
 
@@ -124,7 +127,7 @@ func (r *Record) clean() {
 	} {
 		*s = printable(*s, maxWord)
 	}
-	for _, s := range []*string{&r.Through, &r.Target, &r.Object, &r.Reason} {
+	for _, s := range []*string{&r.Through, &r.Target, &r.Object, &r.Reason, &r.User} {
 		*s = printable(*s, maxText)
 	}
 	r.Time, r.Received = r.Time.UTC().Round(0), r.Received.UTC().Round(0)

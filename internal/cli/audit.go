@@ -205,6 +205,8 @@ func (p *auditPrinter) row(cells ...string) {
 // auditWhat says what a record is about.
 func auditWhat(e *audit.Entry) string {
 	switch {
+	case e.Action == audit.Request:
+		return strings.TrimSpace(e.Agent + ": " + e.What + " " + e.Object)
 	case e.Target != "" && e.Agent != "":
 		return e.Agent + "/" + e.Target
 	case e.What != "" && e.Object != "":
@@ -223,6 +225,14 @@ func auditDetail(e *audit.Entry) string {
 	}
 	if e.Action == audit.Close || e.Action == audit.Whole {
 		add("%s in, %s out, %s", size(e.BytesIn), size(e.BytesOut), e.Duration.Round(time.Millisecond))
+	}
+	if e.Action == audit.Request {
+		if e.User != "" {
+			add("as %s", e.User)
+		}
+		if e.Status > 0 {
+			add("status %d in %s", e.Status, e.Duration.Round(time.Millisecond))
+		}
 	}
 	if e.Count > 0 {
 		add("%d times", e.Count)

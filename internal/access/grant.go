@@ -70,7 +70,7 @@ func (g Grant) Scope() string {
 
 // Everything returns the rules that cover every target.
 func Everything() []policy.Rule {
-	return []policy.Rule{policy.MustRule("kubernetes"), policy.MustRule("tcp:*:*")}
+	return []policy.Rule{policy.MustRule("kubernetes"), policy.MustRule("gateway"), policy.MustRule("tcp:*:*")}
 }
 
 // Defaults returns the grants of a new organization: all who enrolled as machines,

@@ -11,6 +11,7 @@ import (
 type Hub struct {
 	Listeners
 	SignIn
+	Gateway
 	Data          string   // directory of the hub's state, made at first start
 	Listen        string   // HOST:PORT of the one port; an empty host means all addresses
 	Names         []string // further names and addresses in the certificate that the hub issues to itself
@@ -32,6 +33,7 @@ func DefaultHub() Hub {
 		Listen:        "127.0.0.1:4222",
 		Listeners:     Listeners{Suffix: DefaultSuffix},
 		SignIn:        defaultSignIn(),
+		Gateway:       defaultGateway(),
 		CredentialTTL: time.Hour,
 		Audit:         Audit{AuditMaxAge: 90 * day, AuditMaxBytes: 1 << 30, AuditOpenAfter: defaultOpenAfter},
 		DrainTimeout:  defaultDrain,
@@ -54,6 +56,7 @@ func (h *Hub) fields() []*Field {
 	all = append(all, limitField(&h.Limit, "how much organizations, agents and proxies may use unless postern limit set says otherwise: organization.streams=20000, "+
 		"proxy.bytes-per-second=100MB, agent.opens-per-second=unlimited"))
 	all = append(all, h.Audit.fields()...)
+	all = append(all, h.Gateway.fields()...)
 	all = append(all, h.Listeners.fields()...)
 	all = append(all,
 		text("metrics", "ADDR", &h.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -91,6 +94,7 @@ func (h *Hub) check(c *checker) {
 		c.fail("credential-ttl", "", "%v is out of bounds: want between %v and %v", h.CredentialTTL, minCredentialTTL, maxCredentialTTL)
 	}
 	h.SignIn.check(c)
+	h.Gateway.check(c)
 	c.limits("limit", h.Limit, limit.Organization, limit.Agent, limit.Proxy)
 	h.Audit.check(c)
 	h.Listeners.check(c, true)

@@ -52,7 +52,7 @@ type orgAccess struct {
 	set    *access.Set // replaced as a whole
 	labels map[string]map[string]string
 	size   int // of the grants, in JSON
-	live   map[*ownStream]struct{}
+	live   map[liveUse]struct{}
 }
 
 // NewAccess returns the access grants of a hub. changed is told of changes, and must
@@ -90,7 +90,7 @@ func (a *Access) Open(ctx context.Context, org string) error {
 	if err != nil {
 		return err
 	}
-	one := &orgAccess{set: access.New(grants), labels: labels, live: make(map[*ownStream]struct{})}
+	one := &orgAccess{set: access.New(grants), labels: labels, live: make(map[liveUse]struct{})}
 	for _, g := range grants {
 		one.size += grantSize(g)
 	}
@@ -265,7 +265,7 @@ func (a *Access) took(org string, one *orgAccess) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for s := range one.live {
-		if d := one.judge(s.who, s.agent, s.target, now); !d.Allowed {
+		if d := one.judge(s.asks(now)); !d.Allowed {
 			s.cut(d)
 			delete(one.live, s)
 		}

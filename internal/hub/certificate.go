@@ -110,7 +110,7 @@ func fileStamp(name string) string {
 // servingHosts are the names in the hub's own certificate, for clients that check
 // them; parties of Postern check the hub's role instead.
 func servingHosts(cfg config.Hub) []string {
-	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, cfg.GatewayNames...)
 	host, _, err := net.SplitHostPort(cfg.Listen)
 	if ip := net.ParseIP(host); err == nil && host != "" && (ip == nil || !ip.IsUnspecified() && !ip.IsLoopback()) {
 		hosts = append(hosts, host)

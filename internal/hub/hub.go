@@ -16,6 +16,7 @@ import (
 	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
@@ -65,6 +66,7 @@ type Hub struct {
 	tenants  *tenants
 	auth     *Authenticator
 	api      *API
+	gateway  *gateway.Gateway
 	serving  *serving
 	registry *registry.Registry
 	issued   *Issued
@@ -151,8 +153,10 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	var pipes *observe.Pipes
 	var relays *observe.Relay
 	var metrics *observe.Hub
+	var gateways *observe.Gateway
 	if r := h.opt.Registry; r != nil {
 		streams, pipes, relays, metrics = observe.NewStreams(r), observe.NewPipes(r), observe.NewRelay(r), observe.NewHub(r)
+		gateways = observe.NewGateway(r)
 		observe.NewLimits(r, func() []limit.Usage { return h.quotas.Book().Sum(limit.Organization) })
 	}
 	h.relay = relay.New(relay.Config{
@@ -194,7 +198,10 @@ func (h *Hub) open(ctx context.Context) (err error) {
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Audit: h.audit, Flood: h.audit.flood, AuditLog: h.audit, Log: h.log,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return h.openGateway(signIn, gateways)
 }
 
 // backup writes a backup of the hub.
@@ -204,17 +211,23 @@ func (h *Hub) backup(ctx context.Context, w io.Writer) error {
 
 // serve faces the network until ctx ends.
 func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
+	side, err := h.listenGateway(ctx)
+	if err != nil {
+		h.close()
+		return err
+	}
 	fronts, err := proxy.Listen(ctx, h.cfg.Listeners, h.verify, proxy.FrontConfig{
 		Opener: h.tenants, Observer: h.audit, Log: h.log,
 		Router: proxy.Router{Suffix: h.cfg.Suffix, Organization: registry.DefaultOrganization, Organizations: true},
 	})
 	if err != nil {
+		side.close()
 		h.close()
 		return err
 	}
 	// Accepting goes on while streams finish, so that agents stay on the bus.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
-	web := &webEntrance{next: h.api, take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
+	web := &webEntrance{next: newGatewayEntrance(h.api, h.gateway), take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
 	server := NewHTTPServer(web, h.log)
 	gate := newWebGate(h.relay.HTTP(), maxWeb, maxWebPerSource)
 	server.ConnState = gate.changed
@@ -222,12 +235,24 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	defer context.AfterFunc(serving, h.opt.Health.Drain)()
 	var bg sync.WaitGroup
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	bg.Go(func() { h.serving.run(work) })
 	bg.Go(func() { h.issued.Run(work) })
 	bg.Go(func() { sweepSessions(work, h.registry, h.issued, h.log) })
 	bg.Go(func() { h.rotation.Run(work) })
 	bg.Go(func() { h.access.Run(work) })
+	drained := h.closeGateway(serving)
+	if side != nil {
+		if side.serving != h.serving {
+			bg.Go(func() { side.serving.run(work) })
+		}
+		bg.Go(func() {
+			if err := side.run(); err != nil {
+				failed <- err
+				stop()
+			}
+		})
+	}
 	bg.Go(func() {
 		if err := h.relay.Serve(work, ln); err != nil {
 			failed <- err
@@ -255,7 +280,10 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	err = fronts.Run(serving, h.cfg.DrainTimeout)
 	h.audit.Record(audit.Record{Action: audit.Stop, Object: "hub:" + h.state.Node(), OK: true})
 	h.drain()
+	stop()
+	drained()
 	end()
+	side.close()
 	past, cancel := context.WithTimeout(context.Background(), time.Second)
 	_ = server.Shutdown(past)
 	cancel()

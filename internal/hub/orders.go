@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/orders"
 	"postern.dev/postern/internal/registry"
@@ -63,6 +64,10 @@ func (o *Orders) Keys() []string {
 	}
 	return []string{o.key.Public()}
 }
+
+// Signer returns what gives the hub's word to agents for requests through the gateway,
+// by the key that they know its orders by.
+func (o *Orders) Signer() (*assertion.Signer, error) { return assertion.NewSigner(o.key.Private()) }
 
 // Changed says that what agents of an organization are to be told may have changed.
 // It does not wait until they know.

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"net"
+	"time"
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/identity"
@@ -32,6 +33,17 @@ func (s *ownStream) Carry(local net.Conn, early []byte) (proxy.Stats, error) {
 func (s *ownStream) Close() error {
 	s.ended()
 	return s.Stream.Close()
+}
+
+// liveUse is what goes on because access grants allow it, and is cut when they do not
+// any more.
+type liveUse interface {
+	asks(now time.Time) (who policy.Asker, agent string, t wire.Target, at time.Time)
+	cut(d access.Decision)
+}
+
+func (s *ownStream) asks(now time.Time) (policy.Asker, string, wire.Target, time.Time) {
+	return s.who, s.agent, s.target, now
 }
 
 // cut ends the stream because of a decision, without waiting for it.

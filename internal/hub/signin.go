@@ -104,12 +104,9 @@ func (s *SignIn) verify(ctx context.Context, token, nonce string) (person, error
 		return person{}, wire.Fail(wire.LegHub, wire.CodeDenied, "people cannot sign in at this hub").
 			WithHint("start the hub with --oidc-issuer-url and --oidc-client-id, or use a token: --token-file")
 	}
-	c, err := s.verifier.Verify(ctx, s.issuer, token)
+	c, err := s.claims(ctx, token)
 	if err != nil {
-		return person{}, oidc.Failure(err, s.now())
-	}
-	if azp := c.String("azp"); azp != "" && azp != s.cfg.ClientID || azp == "" && len(c.Audience) > 1 {
-		return refuse("the ID token was issued to another client, %.100q", azp)
+		return person{}, err
 	}
 	if c.IssuedAt.IsZero() || s.now().Sub(c.IssuedAt) > maxSignInAge+oidc.Leeway {
 		return refuse("the ID token is not of this sign-in: it was issued more than %s ago", maxSignInAge)
@@ -117,13 +114,25 @@ func (s *SignIn) verify(ctx context.Context, token, nonce string) (person, error
 	if want := c.String("nonce"); want != "" && subtle.ConstantTimeCompare([]byte(want), []byte(api.NonceOf(nonce))) != 1 {
 		return refuse("the ID token was made for another sign-in than this one")
 	}
+	return s.personOf(c)
+}
+
+// claims returns what an ID token says that is good for this hub, whenever it was made.
+func (s *SignIn) claims(ctx context.Context, token string) (*oidc.Claims, error) {
+	c, err := s.verifier.Verify(ctx, s.issuer, token)
+	if err != nil {
+		return nil, oidc.Failure(err, s.now())
+	}
+	if azp := c.String("azp"); azp != "" && azp != s.cfg.ClientID || azp == "" && len(c.Audience) > 1 {
+		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the ID token was issued to another client, %.100q", azp).WithHint("sign in again: postern login")
+	}
 	for _, required := range s.cfg.RequiredClaims {
 		name, value, _ := strings.Cut(required, "=")
 		if !c.Match(value, name) {
-			return person{}, wire.Fail(wire.LegHub, wire.CodeDenied, "the ID token does not have the claim %s that this hub requires", required)
+			return nil, wire.Fail(wire.LegHub, wire.CodeDenied, "the ID token does not have the claim %s that this hub requires", required)
 		}
 	}
-	return s.personOf(c)
+	return c, nil
 }
 
 // personOf reads user and groups from the claims of a good ID token.

@@ -137,6 +137,19 @@ func (s *TokenSigner) SignRobot(c RobotClaims) (string, error) {
 	return sig.CompactSerialize()
 }
 
+// IsRobot reports whether a token says that it is a robot token, of whichever hub.
+func IsRobot(token string) bool {
+	if len(token) > MaxTokenLen {
+		return false
+	}
+	sig, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.EdDSA})
+	if err != nil {
+		return false
+	}
+	typ, _ := sig.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string)
+	return typ == tokenType
+}
+
 // VerifyRobot returns what a robot token says after checking its signature,
 // issuer and expiry, the last with a leeway of a minute. Errors are one of
 // ErrTokenMalformed, ErrTokenSignature, ErrTokenIssuer and ErrTokenExpired, with

@@ -278,6 +278,22 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	return all, nil
 }
 
+// CheckUser returns ErrRevoked for a user who was revoked. One who never signed in was
+// not.
+func (r *Registry) CheckUser(ctx context.Context, name string) error {
+	var u User
+	switch _, err := r.get(ctx, userKey(name), &u); {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up user %s: %w", name, err)
+	case !u.Revoked.IsZero():
+		return fmt.Errorf("user %s: %w", name, ErrRevoked)
+	default:
+		return nil
+	}
+}
+
 // RevokeUser ends a user's sessions for good, and lets the user sign in no more
 // until AllowUser. It takes effect at its first step; a user who never signed in may
 // be revoked too.

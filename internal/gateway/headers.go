@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/wire"
+)
+
+// The fields with which a caller of Kubernetes asks to be somebody else.
+const (
+	fieldAsUser  = "Impersonate-User"
+	fieldAsGroup = "Impersonate-Group"
+	fieldAsUID   = "Impersonate-Uid"
+	fieldAsExtra = "Impersonate-Extra-"
+)
+
+// Bounds of what a caller may wish to be.
+const (
+	maxWishes = 64   // groups, and extra attributes
+	maxWish   = 1024 // bytes of each
+)
+
+// wish returns whom a caller asks to be, by his own fields. It reads the request as it
+// came: a field that Connection names is a wish too, and forgetting it would give the
+// caller more than he asked for.
+func wish(h http.Header) (assertion.Identity, error) {
+	bad := func(format string, args ...any) (assertion.Identity, error) {
+		return assertion.Identity{}, wire.Fail(wire.LegClient, wire.CodeBadRequest, format, args...)
+	}
+	var i assertion.Identity
+	n := 0
+	for field, values := range h {
+		if !strings.HasPrefix(field, "Impersonate-") {
+			continue
+		}
+		if slices.ContainsFunc(append(values, field), func(s string) bool { return len(s) > maxWish }) {
+			return bad("%s has more than %d bytes", clip(field), maxWish)
+		}
+		key, extra := strings.CutPrefix(field, fieldAsExtra)
+		switch {
+		case field == fieldAsUser || field == fieldAsUID:
+			if len(values) != 1 {
+				return bad("%s stands there more than once", field)
+			}
+		case field == fieldAsGroup:
+			n += len(values)
+			i.Groups = append(i.Groups, values...)
+		case extra:
+			n += len(values)
+			key, err := url.PathUnescape(key)
+			if err != nil || key == "" {
+				return bad("%s names no extra attribute", clip(field))
+			}
+			if i.Extra == nil {
+				i.Extra = make(map[string][]string)
+			}
+			key = strings.ToLower(key)
+			i.Extra[key] = append(i.Extra[key], values...)
+		}
+	}
+	i.User, i.UID = h.Get(fieldAsUser), h.Get(fieldAsUID)
+	switch {
+	case n > maxWishes:
+		return bad("the request wishes for %d groups and extra attributes, and %d are possible", n, maxWishes)
+	case i.User == "" && !i.IsZero():
+		return bad("the request wishes for groups, a UID or extra attributes and names no user: " + fieldAsUser)
+	}
+	return i, nil
+}
+
+// strip takes out of a request everything that could speak for somebody: what the
+// caller proved himself with, what he wishes to be, what only the hub may say, and
+// cookies, which belong to the hub's own pages. With pass, the caller's Authorization
+// and WebSocket token stay.
+func strip(h http.Header, pass bool) {
+	for field := range h {
+		if speaks(field) {
+			delete(h, field)
+		}
+	}
+	if !pass {
+		h.Del("Authorization")
+		dropBearerProtocol(h)
+	}
+}
+
+// speaks reports whether a field names an identity, in any spelling that a server may
+// take for it.
+func speaks(field string) bool {
+	field = strings.ToLower(strings.ReplaceAll(field, "_", "-"))
+	for _, p := range []string{"impersonate-", "x-remote-", "postern-", "proxy-", "x-forwarded-", "x-real-ip"} {
+		if strings.HasPrefix(field, p) {
+			return true
+		}
+	}
+	return field == "cookie" || field == "forwarded"
+}
+
+// tame takes out of an answer what would act on the hub's own site, on which every
+// cluster answers: cookies, and instructions to browsers about all of the site. Nor
+// may a page of a cluster be one of the hub's.
+func tame(h http.Header) {
+	for _, field := range []string{
+		"Set-Cookie", "Alt-Svc", "Strict-Transport-Security", "Public-Key-Pins", "Clear-Site-Data", "Service-Worker-Allowed", "Proxy-Authenticate",
+	} {
+		h.Del(field)
+	}
+	for field := range h {
+		if strings.HasPrefix(field, "Postern-") {
+			delete(h, field)
+		}
+	}
+	h.Add("Content-Security-Policy", "sandbox")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+// clip shortens a text from outside.
+func clip(s string) string {
+	const limit = 100
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}

@@ -1,0 +1,327 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/kubeurl"
+	"postern.dev/postern/internal/wire"
+)
+
+// Bounds of asking a cluster whose a token is. A stranger may have it asked as often
+// as he likes, each time about another token.
+const (
+	maxForeignToken = 16 << 10 // bytes; longer ones are not shown to anybody
+	goodFor         = 10 * time.Second
+	badFor          = 5 * time.Second
+	maxReviews      = 4096 // answers that are remembered
+	maxReviewing    = 16   // questions at once
+	reviewTime      = 10 * time.Second
+	maxReview       = 1 << 20 // bytes of an answer
+	maxForeignGroup = 64      // groups
+)
+
+// ReviewPath is where a cluster says whose a token is.
+const ReviewPath = "/apis/authentication.k8s.io/v1/tokenreviews"
+
+// Asker sends a cluster's API server one request, as whoever may ask it about tokens.
+type Asker func(r *http.Request) (*http.Response, error)
+
+// Reviewer asks a cluster whose a Kubernetes token is, and remembers the answer for
+// some seconds. It is safe for concurrent use.
+type Reviewer struct {
+	cluster string // for people
+	ask     Asker
+	now     func() time.Time
+	slots   chan struct{}
+	key     [32]byte // of the digests: a dump of them helps nobody
+
+	mu  sync.Mutex
+	all map[digest]*review
+}
+
+type digest [sha256.Size]byte
+
+// review is a question, and its answer once done is closed.
+type review struct {
+	done    chan struct{}
+	who     assertion.Identity
+	err     error
+	expires time.Time
+}
+
+// NewReviewer returns a reviewer of a cluster. A nil now means time.Now.
+func NewReviewer(cluster string, ask Asker, now func() time.Time) *Reviewer {
+	if now == nil {
+		now = time.Now
+	}
+	v := &Reviewer{cluster: cluster, ask: ask, now: now, slots: make(chan struct{}, maxReviewing), all: make(map[digest]*review)}
+	_, _ = rand.Read(v.key[:]) // never fails
+	return v
+}
+
+// errForeign says that a token is none of the cluster's.
+var errForeign = errors.New("the cluster does not know the token")
+
+// Review returns whose a token is. The error is errForeign for one that is not the
+// cluster's, or a *wire.Failure that says why the cluster cannot be asked.
+func (v *Reviewer) Review(ctx context.Context, token string) (assertion.Identity, error) {
+	if token == "" || len(token) > maxForeignToken {
+		return assertion.Identity{}, errForeign
+	}
+	mac := hmac.New(sha256.New, v.key[:])
+	mac.Write([]byte(token))
+	id := digest(mac.Sum(nil))
+	v.mu.Lock()
+	one := v.all[id]
+	if one != nil && !one.expires.IsZero() && !v.now().Before(one.expires) {
+		delete(v.all, id)
+		one = nil
+	}
+	if one == nil {
+		select {
+		case v.slots <- struct{}{}:
+		default:
+			v.mu.Unlock()
+			return assertion.Identity{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "cluster %s is being asked about too many tokens", v.cluster).WithHint("try again")
+		}
+		one = &review{done: make(chan struct{})}
+		v.room()
+		v.all[id] = one
+		v.mu.Unlock()
+		v.answer(ctx, one, id, token)
+		return one.who, one.err
+	}
+	v.mu.Unlock()
+	select {
+	case <-one.done:
+		return one.who, one.err
+	case <-ctx.Done():
+		return assertion.Identity{}, ctx.Err()
+	}
+}
+
+// room makes room for one more answer; mu is held.
+func (v *Reviewer) room() {
+	if len(v.all) < maxReviews {
+		return
+	}
+	now := v.now()
+	for id, one := range v.all {
+		if !one.expires.IsZero() && !now.Before(one.expires) {
+			delete(v.all, id)
+		}
+	}
+	for id, one := range v.all { // any: who comes again is asked about again
+		if len(v.all) < maxReviews {
+			return
+		}
+		if !one.expires.IsZero() {
+			delete(v.all, id)
+		}
+	}
+}
+
+// answer asks the cluster. The answer is for all who wait, so it does not end with the
+// request that happened to be the first.
+func (v *Reviewer) answer(ctx context.Context, one *review, id digest, token string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTime)
+	defer cancel()
+	who, err := v.put(ctx, token)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	<-v.slots
+	one.who, one.err = who, err
+	switch {
+	case err == nil:
+		one.expires = v.now().Add(goodFor)
+	case errors.Is(err, errForeign):
+		one.expires = v.now().Add(badFor)
+	default: // it may be better already
+		delete(v.all, id)
+	}
+	close(one.done)
+}
+
+// tokenReview is authentication.k8s.io/v1 TokenReview, as much of it as is needed.
+type tokenReview struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Spec       struct {
+		Token string `json:"token,omitempty"`
+	} `json:"spec"`
+	Status struct {
+		Authenticated bool   `json:"authenticated"`
+		Error         string `json:"error"`
+		User          struct {
+			Username string   `json:"username"`
+			UID      string   `json:"uid"`
+			Groups   []string `json:"groups"`
+		} `json:"user"`
+	} `json:"status,omitzero"`
+}
+
+func (v *Reviewer) put(ctx context.Context, token string) (assertion.Identity, error) {
+	fail := func(code wire.Code, format string, args ...any) (assertion.Identity, error) {
+		return assertion.Identity{}, wire.Fail(wire.LegTarget, code, "cluster %s cannot be asked whose the token is: %s", v.cluster, fmt.Sprintf(format, args...))
+	}
+	q := tokenReview{APIVersion: "authentication.k8s.io/v1", Kind: "TokenReview"}
+	q.Spec.Token = token
+	body, err := json.Marshal(q)
+	if err != nil {
+		return fail(wire.CodeInternal, "%s", err)
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+agentHost+ReviewPath, bytes.NewReader(body))
+	if err != nil {
+		return fail(wire.CodeInternal, "%s", err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("User-Agent", "postern")
+	res, err := v.ask(r)
+	if err != nil {
+		f := wire.AsFailure(err, wire.LegAgent)
+		return assertion.Identity{}, wire.Fail(f.Leg, f.Code, "cluster %s cannot be asked whose the token is: %s", v.cluster, f.Text).WithHint("%s", f.Hint).WithCause(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxReview))
+	if err != nil {
+		return fail(wire.CodeLost, "%s", err)
+	}
+	if res.StatusCode != http.StatusCreated && res.StatusCode != http.StatusOK {
+		return fail(wire.CodeUnreachable, "it answered %s", res.Status)
+	}
+	var a tokenReview
+	if err := json.Unmarshal(text, &a); err != nil || a.Kind != q.Kind {
+		return fail(wire.CodeProtocol, "its answer is no TokenReview")
+	}
+	if !a.Status.Authenticated || a.Status.User.Username == "" {
+		return assertion.Identity{}, errForeign
+	}
+	u := a.Status.User
+	if len(u.Groups) > maxForeignGroup {
+		return fail(wire.CodeProtocol, "its owner is in %d groups, and %d are possible", len(u.Groups), maxForeignGroup)
+	}
+	return assertion.Identity{User: u.Username, UID: u.UID, Groups: u.Groups}, nil
+}
+
+// ClusterTokens is an Authenticator by the tokens of a registered cluster, such as
+// those of its service accounts: they are good for the clusters of one organization.
+type ClusterTokens struct {
+	Name         string // of the cluster, as it stands in user names
+	Organization string
+	Reviewer     *Reviewer
+	Names        Names
+}
+
+// Method implements Authenticator.
+func (*ClusterTokens) Method() Method { return MethodCluster }
+
+// Authenticate implements Authenticator. A token that the cluster does not know may be
+// another one's.
+func (t *ClusterTokens) Authenticate(r *http.Request, _ kubeurl.URL) (Caller, error) {
+	token := Token(r)
+	if token == "" {
+		return Caller{}, ErrNoCredentials
+	}
+	return t.caller(r.Context(), token)
+}
+
+func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, error) {
+	who, err := t.Reviewer.Review(ctx, token)
+	if errors.Is(err, errForeign) {
+		return Caller{}, ErrNoCredentials
+	}
+	if err != nil {
+		return Caller{}, err
+	}
+	principal, err := ForeignPrincipal(t.Name, who.User)
+	if err != nil {
+		return Caller{}, err
+	}
+	return Caller{
+		Principal: principal, Organization: t.Organization, Kubernetes: t.Names.Foreign(t.Name, who), Expires: expiryOf(token),
+		Still: func(ctx context.Context) error {
+			now, err := t.Reviewer.Review(ctx, token)
+			if errors.Is(err, errForeign) || err == nil && (now.User != who.User || now.UID != who.UID) {
+				return wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the token of %s is not good any more", principal)
+			}
+			return err
+		},
+	}, nil
+}
+
+// PassThrough is an Authenticator by the tokens of the very cluster that a request is
+// for: it is asked about the token, which then goes there as it is.
+type PassThrough struct {
+	Organization string
+	Cluster      string
+	Reviewer     *Reviewer
+}
+
+// Method implements Authenticator.
+func (*PassThrough) Method() Method { return MethodCluster }
+
+// Authenticate implements Authenticator.
+func (t *PassThrough) Authenticate(r *http.Request, u kubeurl.URL) (Caller, error) {
+	token := Token(r)
+	if token == "" || u.Cluster != t.Cluster || u.Organization != "" && u.Organization != t.Organization {
+		return Caller{}, ErrNoCredentials
+	}
+	c, err := (&ClusterTokens{Name: t.Cluster, Organization: t.Organization, Reviewer: t.Reviewer}).caller(r.Context(), token)
+	if err == nil {
+		c.Pass = true
+	}
+	return c, err
+}
+
+// expiryOf returns when a token expires, if it is a JWT that says so. Whoever issued
+// it has said that it is good.
+func expiryOf(token string) time.Time {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return time.Time{}
+	}
+	var c struct {
+		Expires float64 `json:"exp"`
+	}
+	const end = 253402300799 // the year 9999
+	if json.Unmarshal(text, &c) != nil || c.Expires <= 0 || c.Expires > end {
+		return time.Time{}
+	}
+	return time.Unix(int64(c.Expires), 0)
+}
+
+// Ask returns an Asker that reaches a cluster through its agent, which asks with its
+// own service account.
+func (g *Gateway) Ask(organization, cluster, principal string) Asker {
+	return func(r *http.Request) (*http.Response, error) {
+		word, err := g.c.Signer.Sign(assertion.Claims{
+			Organization: organization, Agent: cluster, Method: r.Method, URI: r.URL.RequestURI(), Mode: assertion.ModeSelf, Principal: principal,
+		})
+		if err != nil {
+			return nil, err
+		}
+		r.Header.Set(assertion.Header, word)
+		way := g.clusters.take(clusterKey{organization, cluster})
+		defer g.clusters.give(way)
+		return way.RoundTrip(r)
+	}
+}

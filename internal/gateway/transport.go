@@ -1,0 +1,254 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"sync"
+	"time"
+
+	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/wire"
+)
+
+// Bounds of what is kept for a cluster.
+const (
+	maxIdle       = 32               // connections that wait for the next request
+	idleTime      = 60 * time.Second // how long: less than the agent, which would close one that is about to be used
+	continueTime  = 10 * time.Second // that a body waits for its 100 (Continue)
+	maxFields     = 512 << 10        // bytes of an answer's header
+	forgetCluster = 10 * time.Minute // after which one that nobody asks for is forgotten
+	lookClusters  = time.Minute
+)
+
+// Sizes of the buffers that answers are copied with. Most watches are silent, and
+// there may be thousands.
+const (
+	shortBuffer = 32 << 10
+	longBuffer  = 4 << 10
+)
+
+type dialFunc func(ctx context.Context, organization, cluster string) (net.Conn, func(func()), error)
+
+// clusters are the ways to the clusters, each with its own connections: what goes to
+// one never goes through another's. It is an http.RoundTripper for calls.
+type clusters struct {
+	dial    dialFunc
+	metrics *observe.Gateway
+
+	mu     sync.Mutex
+	all    map[clusterKey]*cluster
+	looked time.Time
+}
+
+type clusterKey struct{ organization, agent string }
+
+type cluster struct {
+	*http.Transport
+	used  time.Time
+	users int
+}
+
+func newClusters(dial dialFunc, metrics *observe.Gateway) *clusters {
+	return &clusters{dial: dial, metrics: metrics, all: make(map[clusterKey]*cluster), looked: time.Now()}
+}
+
+// take returns the way to a cluster; give must follow.
+func (s *clusters) take(key clusterKey) *cluster {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now.Sub(s.looked) > lookClusters {
+		s.looked = now
+		for k, c := range s.all {
+			if c.users == 0 && now.Sub(c.used) > forgetCluster {
+				c.CloseIdleConnections()
+				delete(s.all, k)
+			}
+		}
+	}
+	c := s.all[key]
+	if c == nil {
+		c = &cluster{}
+		c.Transport = s.transport(key)
+		s.all[key] = c
+	}
+	c.users++
+	return c
+}
+
+func (s *clusters) give(c *cluster) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.users--
+	c.used = time.Now()
+}
+
+// transport returns the way to one cluster. A connection of it is a stream.
+func (s *clusters) transport(key clusterKey) *http.Transport {
+	var t *http.Transport
+	t = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			conn, leaving, err := s.dial(ctx, key.organization, key.agent)
+			s.metrics.Dialed(err)
+			if err != nil {
+				return nil, err
+			}
+			if leaving != nil {
+				leaving(t.CloseIdleConnections)
+			}
+			return conn, nil
+		},
+		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTime, ExpectContinueTimeout: continueTime,
+		MaxResponseHeaderBytes: maxFields,
+		DisableCompression:     true, // what the client asked for is what it gets
+	}
+	return t
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s *clusters) RoundTrip(r *http.Request) (*http.Response, error) {
+	c := callOf(r)
+	way := s.take(clusterKey{c.organization, c.url.Cluster})
+	defer s.give(way)
+	return way.RoundTrip(r)
+}
+
+// close closes all connections that no request uses.
+func (s *clusters) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, c := range s.all {
+		c.CloseIdleConnections()
+		delete(s.all, key)
+	}
+}
+
+// proxy returns what carries requests, with buffers of a size.
+func (g *Gateway) proxy(size int) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite:       rewrite,
+		Transport:     g.clusters,
+		FlushInterval: -1,
+		BufferPool:    newBuffers(size),
+		ErrorLog:      slog.NewLogLogger(g.c.Log.Handler(), slog.LevelDebug),
+		ErrorHandler:  g.failed,
+		ModifyResponse: func(r *http.Response) error {
+			tame(r.Header)
+			return nil
+		},
+	}
+}
+
+// rewrite makes of the client's request the one that the agent gets.
+func rewrite(p *httputil.ProxyRequest) {
+	c := callOf(p.In)
+	p.Out.URL, p.Out.Host, p.Out.Trailer = c.out, p.In.Host, p.In.Trailer
+	strip(p.Out.Header, c.caller.Pass)
+	p.Out.Header.Set(assertion.Header, c.word)
+	if p.Out.Body != nil {
+		p.Out.Body = &counted{p.Out.Body, c.answer}
+	}
+}
+
+// counted counts a body's bytes.
+type counted struct {
+	io.ReadCloser
+	answer *answer
+}
+
+// Read implements io.Reader.
+func (b *counted) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.answer.received.Add(uint64(n)) //nolint:gosec // not negative
+	return n, err
+}
+
+// failed answers for a request that got no answer from the agent.
+func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
+	c := callOf(r)
+	if cut, ok := context.Cause(c.ctx).(*wire.Failure); ok { //nolint:errorlint // it is the cause itself
+		w.Header().Set("Connection", "close") // it has a deadline
+		statusOf(cut).Write(w)
+		return
+	}
+	f, ok := errors.AsType[*wire.Failure](err)
+	switch {
+	case ok:
+	case r.Context().Err() != nil: // the client has gone, and needs no answer
+		f = wire.Fail(wire.LegClient, wire.CodeCanceled, "the client gave up").WithCause(err)
+	default:
+		f = wire.Fail(wire.LegAgent, wire.CodeLost, "the connection to the agent broke: %s", err).WithCause(err).WithHint("try again")
+	}
+	c.answer.failure.Store(f)
+	g.c.Log.Debug("request not answered", "organization", c.organization, "cluster", c.url.Cluster, "by", c.caller.Principal.String(), "error", err)
+	statusOf(f).Write(w)
+}
+
+// Hijack implements http.Hijacker: the connection goes on with another protocol.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.hijacked = conn; a.over {
+		_ = conn.Close()
+	}
+	a.status = http.StatusSwitchingProtocols
+	return &countedConn{conn, a}, rw, nil
+}
+
+// countedConn counts the bytes of a connection that goes on with another protocol.
+type countedConn struct {
+	net.Conn
+	answer *answer
+}
+
+// Read implements net.Conn.
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.answer.received.Add(uint64(n)) //nolint:gosec // not negative
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.answer.sent.Add(uint64(n)) //nolint:gosec // not negative
+	return n, err
+}
+
+// CloseWrite lets the other side know that nothing more comes.
+func (c *countedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// buffers is a httputil.BufferPool of buffers of one size.
+type buffers struct {
+	size int
+	pool sync.Pool
+}
+
+func newBuffers(size int) *buffers { return &buffers{size: size} }
+
+// Get implements httputil.BufferPool.
+func (b *buffers) Get() []byte {
+	if one, ok := b.pool.Get().(*[]byte); ok {
+		return *one
+	}
+	return make([]byte, b.size)
+}
+
+// Put implements httputil.BufferPool.
+func (b *buffers) Put(one []byte) { b.pool.Put(&one) }

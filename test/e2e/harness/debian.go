@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"testing"
 )
@@ -14,13 +15,29 @@ var apt sync.Mutex
 // path. As root it installs the package; otherwise it says what to install.
 func Need(t testing.TB, pkg string, program string) string {
 	t.Helper()
+	return need(t, pkg, program, lookup)
+}
+
+// NeedFile does the same for a file that matches a pattern, such as a program's module.
+func NeedFile(t testing.TB, pkg string, pattern string) string {
+	t.Helper()
+	return need(t, pkg, pattern, func(pattern string) string {
+		if files, err := filepath.Glob(pattern); err == nil && len(files) > 0 {
+			return files[0]
+		}
+		return ""
+	})
+}
+
+func need(t testing.TB, pkg, what string, lookup func(string) string) string {
+	t.Helper()
 	apt.Lock()
 	defer apt.Unlock()
-	if path := lookup(program); path != "" {
+	if path := lookup(what); path != "" {
 		return path
 	}
 	if os.Geteuid() != 0 {
-		t.Fatalf("%s is missing: run apt-get install %s as root", program, pkg)
+		t.Fatalf("%s is missing: run apt-get install %s as root", what, pkg)
 	}
 	fmt.Printf("installing Debian's %s\n", pkg)
 	if err := aptGet("install", "-y", "-q", "--no-install-recommends", pkg); err != nil {
@@ -32,9 +49,9 @@ func Need(t testing.TB, pkg string, program string) string {
 			t.Fatalf("apt-get install %s: %v", pkg, err)
 		}
 	}
-	path := lookup(program)
+	path := lookup(what)
 	if path == "" {
-		t.Fatalf("%s is still missing after apt-get install %s", program, pkg)
+		t.Fatalf("%s is still missing after apt-get install %s", what, pkg)
 	}
 	return path
 }

@@ -31,6 +31,12 @@ type Sink interface {
 	Close() error
 }
 
+// Settler is a Sink that finds out later that it lost something. Settle brings that again;
+// it is called when there is nothing to deliver.
+type Settler interface {
+	Settle(ctx context.Context) error
+}
+
 // Cursors remember how far sinks are.
 type Cursors interface {
 	LoadCursor(ctx context.Context, name string) (uint64, error) // 0 if there is none
@@ -84,6 +90,9 @@ func (e *Exporter) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := e.cfg.Changed()
 		err := e.round(ctx)
+		if late, ok := e.cfg.Sink.(Settler); ok && err == nil {
+			err = e.settle(ctx, late)
+		}
 		pause := exportLook
 		if err != nil && ctx.Err() == nil {
 			changed = nil // news do not make a sink better
@@ -143,6 +152,12 @@ func (e *Exporter) round(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+func (e *Exporter) settle(ctx context.Context, sink Settler) error {
+	ctx, cancel := context.WithTimeout(ctx, deliverLimit)
+	defer cancel()
+	return sink.Settle(ctx)
 }
 
 func (e *Exporter) lag(oldest time.Time) {

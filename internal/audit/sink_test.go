@@ -243,6 +243,61 @@ func TestSyslogSink(t *testing.T) {
 	}
 }
 
+// TestSyslogSinkSettles: what a server swallowed arrives without anything new, and what a
+// server that hangs may not have read is remembered however long ago it was sent.
+func TestSyslogSinkSettles(t *testing.T) {
+	web := httptest.NewUnstartedServer(nil) // for its certificate
+	web.StartTLS()
+	defer web.Close()
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: web.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &syslogd{ln: ln, quit: 1} // the first connection swallows what it was sent
+	d.wg.Go(d.serve)
+	defer d.wg.Wait()
+	defer ln.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(web.Certificate())
+	var dialer net.Dialer
+	s := &SyslogSink{Address: ln.Addr().String(), TLS: &tls.Config{RootCAs: roots, ServerName: "127.0.0.1"}, Hostname: "hub", Dial: dialer.DialContext}
+	defer s.Close()
+	if err := s.Settle(t.Context()); err != nil || s.conn != nil {
+		t.Errorf("settled before anything was sent: %v", err)
+	}
+	var h Head
+	if err := s.Deliver(t.Context(), lines(&h, 3)); err != nil {
+		t.Fatal(err)
+	}
+	s.unsure[0].at = time.Now().Add(-time.Hour)
+	arrived := func() int {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		return len(d.got)
+	}
+	for limit := time.Now().Add(20 * time.Second); arrived() < 3 && time.Now().Before(limit); time.Sleep(time.Millisecond) {
+		_ = s.Settle(t.Context())
+	}
+	if arrived() != 3 {
+		t.Errorf("%d of 3 records arrived", arrived())
+	}
+
+	old := &SyslogSink{}
+	for range 64 {
+		old.remember(make([]byte, minUnsure/16))
+		old.unsure[len(old.unsure)-1].at = time.Now().Add(-time.Hour)
+	}
+	if size := len(old.unsure) * minUnsure / 16; size < minUnsure || size > minUnsure*2 {
+		t.Errorf("%d bytes are remembered, want about %d", size, minUnsure)
+	}
+	for range 64 {
+		old.remember(make([]byte, maxUnsure/16))
+	}
+	if len(old.unsure) > 16 {
+		t.Errorf("%d sixteenths of the most are remembered", len(old.unsure))
+	}
+}
+
 // away is a Sink that may fail, and keeps what it takes.
 type away struct {
 	mu  sync.Mutex

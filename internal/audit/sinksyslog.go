@@ -14,8 +14,8 @@ import (
 
 // SyslogSink sends entries to a syslog server: messages of RFC 5424, framed by their
 // length (RFC 5425), over TLS. A syslog server acknowledges nothing. So what was sent
-// within the last seconds is sent again when the connection turns out to be lost:
-// entries may arrive twice, with the same ID.
+// last is sent again when the connection turns out to be lost: entries may arrive twice,
+// with the same ID.
 type SyslogSink struct {
 	Address  string // HOST:PORT
 	TLS      *tls.Config
@@ -33,11 +33,14 @@ type sent struct {
 	bytes []byte
 }
 
-// syslogUnsure is for how long what was sent may still be lost: what a server's
-// machine has acknowledged in TCP is taken for read after that.
+// What was sent may still be lost for syslogUnsure, and the last minUnsure bytes for ever:
+// a server that hangs reads nothing, and its machine acknowledges in TCP what fits into
+// buffers. Ours is made small, so that both together hold less.
 const (
 	syslogUnsure  = 15 * time.Second
-	maxUnsure     = 4 << 20 // bytes
+	minUnsure     = 512 << 10 // bytes
+	maxUnsure     = 4 << 20   // bytes
+	syslogBuffer  = 64 << 10  // bytes
 	syslogTimeout = 20 * time.Second
 )
 
@@ -47,27 +50,43 @@ func (s *SyslogSink) Deliver(ctx context.Context, b Batch) error {
 	for _, line := range b.Lines {
 		out = s.appendMessage(out, line)
 	}
-	if s.conn != nil {
-		select {
-		case <-s.lost:
-			_ = s.Close()
-		default:
-		}
-	}
-	if s.conn == nil {
-		if err := s.connect(ctx); err != nil {
-			return fmt.Errorf("connect to the syslog server: %w", err)
-		}
-		for _, one := range s.unsure {
-			if err := s.write(ctx, one.bytes); err != nil {
-				return err
-			}
-		}
+	if err := s.ready(ctx); err != nil {
+		return err
 	}
 	if err := s.write(ctx, out); err != nil {
 		return err
 	}
 	s.remember(out)
+	return nil
+}
+
+// Settle implements Settler: what was lost with a connection does not wait for news.
+func (s *SyslogSink) Settle(ctx context.Context) error {
+	if len(s.unsure) == 0 {
+		return nil
+	}
+	return s.ready(ctx)
+}
+
+// ready makes a connection if there is none, and sends again what may have been lost
+// with the one before.
+func (s *SyslogSink) ready(ctx context.Context) error {
+	if s.conn != nil {
+		select {
+		case <-s.lost:
+			_ = s.Close()
+		default:
+			return nil
+		}
+	}
+	if err := s.connect(ctx); err != nil {
+		return fmt.Errorf("connect to the syslog server: %w", err)
+	}
+	for _, one := range s.unsure {
+		if err := s.write(ctx, one.bytes); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -79,7 +98,7 @@ func (s *SyslogSink) remember(b []byte) {
 	for _, one := range s.unsure {
 		size += len(one.bytes)
 	}
-	for len(s.unsure) > 1 && (size > maxUnsure || now.Sub(s.unsure[0].at) > syslogUnsure) {
+	for len(s.unsure) > 1 && (size > maxUnsure || size-len(s.unsure[0].bytes) > minUnsure && now.Sub(s.unsure[0].at) > syslogUnsure) {
 		size -= len(s.unsure[0].bytes)
 		s.unsure = s.unsure[1:]
 	}
@@ -91,6 +110,9 @@ func (s *SyslogSink) connect(ctx context.Context) error {
 	bare, err := s.Dial(ctx, "tcp", s.Address)
 	if err != nil {
 		return err
+	}
+	if small, ok := bare.(interface{ SetWriteBuffer(bytes int) error }); ok {
+		_ = small.SetWriteBuffer(syslogBuffer)
 	}
 	conn := tls.Client(bare, s.TLS)
 	if err := conn.HandshakeContext(ctx); err != nil {

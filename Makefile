@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := build
 
 # Every Go module of the repository, the root first.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard test/*/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard dialer/*/go.mod test/*/go.mod))
 
 # How many packages `make test` tests at once. The machines that run it have
 # two cores.
@@ -36,6 +36,7 @@ test-race: ## Run the unit tests and the fuzz tests' seeds with the race detecto
 	go test -race -count=1 -p $(P) -timeout 15m $$(go list ./... | grep -vxF "$$(go list $(WORLDS))")
 	go test -race -count=1 -p 1 -timeout 15m $(WORLDS)
 	cd test/bench && go test -count=1 -p $(P) -timeout 5m ./...
+	cd dialer/kube && go test -race -count=1 -p $(P) -timeout 10m ./...
 
 .PHONY: test-e2e
 test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,37 +256,47 @@ func TestExecCredential(t *testing.T) {
 	}
 }
 
-// TestAccessProvider: the same description of the plugin serves as "execConfig" of a
-// controller that reads ClusterProfiles, with the fields of client-go's ExecConfig.
+// TestAccessProvider: the file in the guide that makes controllers find clusters by their
+// ClusterProfile has the plugin as a kubeconfig would have it, and no field that client-go's
+// ExecConfig has not.
 func TestAccessProvider(t *testing.T) {
-	got, err := json.Marshal(map[string]any{"providers": []any{map[string]any{
-		"name": "postern", "execConfig": NewExec("postern", []string{"credential", "kubernetes", "--hub", "https://hub.example.org"}),
-	}}})
+	guide, err := os.ReadFile("../../docs/guide/many-clusters.md")
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, rest, _ := bytes.Cut(guide, []byte("```json\n"))
+	text, _, ok := bytes.Cut(rest, []byte("```"))
+	if !ok {
+		t.Fatal("the guide has no JSON")
+	}
 	var file struct {
 		Providers []struct {
-			Name       string
-			ExecConfig struct {
-				APIVersion         string
-				Command            string
-				Args               []string
-				Env                []EnvVar
-				InstallHint        string
-				InteractiveMode    string
-				ProvideClusterInfo bool
-			}
-		}
+			Name       string `json:"name"`
+			ExecConfig Exec   `json:"execConfig"`
+		} `json:"providers"`
 	}
-	dec := json.NewDecoder(bytes.NewReader(got))
+	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&file); err != nil {
+	if err := dec.Decode(&file); err != nil || len(file.Providers) != 1 {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	want := NewExec("postern", []string{"credential", "kubernetes", "--hub", "https://hub.example.org:4222", "--token-file", "/etc/postern/token.json"})
+	want.InstallHint = ""
+	if diff := cmp.Diff(*want, file.Providers[0].ExecConfig); diff != "" {
+		t.Error(diff)
+	}
+	// The names of the fields are those of k8s.io/client-go/tools/clientcmd/api.ExecConfig.
+	b, err := json.Marshal(NewExec("postern", nil))
+	if err != nil {
 		t.Fatal(err)
 	}
-	p := file.Providers[0].ExecConfig
-	if p.APIVersion != "client.authentication.k8s.io/v1" || !p.ProvideClusterInfo || p.InteractiveMode != "IfAvailable" || len(p.Args) != 4 {
-		t.Errorf("%+v", p)
+	var fields map[string]any
+	if err := json.Unmarshal(b, &fields); err != nil {
+		t.Fatal(err)
+	}
+	names := slices.Sorted(maps.Keys(fields))
+	if diff := cmp.Diff([]string{"apiVersion", "args", "command", "env", "installHint", "interactiveMode", "provideClusterInfo"}, names); diff != "" {
+		t.Error(diff)
 	}
 }
 

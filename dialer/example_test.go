@@ -90,8 +90,7 @@ func ExampleError() {
 	defer d.Close()
 
 	_, err = d.Dial(context.Background(), "office/tcp:192.0.2.7:5432")
-	var failure *dialer.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*dialer.Error](err); ok {
 		fmt.Println(failure.Leg, failure.Code)
 	}
 	// Output: policy denied

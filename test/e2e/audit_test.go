@@ -228,3 +228,137 @@ func checkSyslog(t *testing.T, hub *harness.Hub, messages []harness.SyslogMessag
 	}
 	t.Logf("%d messages in all", len(messages))
 }
+
+// tenant is an organization with an agent and a proxy of its own.
+type tenant struct {
+	organization string
+	forwards     []string
+	follower     *harness.Process
+}
+
+// follow begins to follow the tenant's audit log.
+func (one *tenant) follow(t *testing.T, hub *harness.Hub) {
+	t.Helper()
+	one.follower = harness.Start(t, harness.Spec{
+		Name: "audit of " + one.organization, Path: hub.Programs.Postern, Env: hub.AdminEnv(), StopsBadly: true,
+		Args: []string{"audit", "--since", "0", "--follow", "-o", "json", "-a", one.organization},
+	})
+}
+
+// followed returns the records that the follower was shown.
+func (one *tenant) followed(t *testing.T) (all []entry) {
+	t.Helper()
+	for line := range strings.Lines(one.follower.Log()) {
+		if !strings.HasPrefix(line, "{") || !strings.HasSuffix(line, "}\n") {
+			continue // what it says when the hub goes, and what was cut off with it
+		}
+		e, err := parseEntry(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		all = append(all, e)
+	}
+	return all
+}
+
+// TestHubIsKilledWithRecordsUnderWay kills the hub twice while streams of two
+// organizations open and close. Afterwards each chain is whole, holds all that anybody
+// was ever shown, and one account of every stream that the agents served.
+func TestHubIsKilledWithRecordsUnderWay(t *testing.T) {
+	deadline(t)
+	echo := harness.Serve(t, harness.Echo)
+	hub := harness.StartHub(t, programs, harness.HubSpec{})
+	tenants := []*tenant{{organization: "default"}, {organization: "acme"}}
+	var stops []func() (int, time.Duration)
+	for _, one := range tenants {
+		hub.StartAgent(t, harness.PartySpec{Organization: one.organization, Allow: rules([]string{echo})})
+		args, forwards := forwardArgs(t, "edge", []string{echo})
+		hub.StartProxy(t, harness.PartySpec{Organization: one.organization, Args: args})
+		one.forwards = forwards
+		if err := harness.PingEcho(forwards[0], 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		stops = append(stops, busy(forwards))
+	}
+	shown := make(map[string]map[string]string) // by organization and ID
+	for round := range 2 {
+		for _, one := range tenants {
+			one.follow(t, hub)
+		}
+		change := fmt.Sprintf("round-%d", round)
+		hub.Admin(t, "robot", "create", change)
+		for _, one := range tenants {
+			harness.Eventually(t, 20*time.Second, "hundreds of records are shown", func() error {
+				all := one.followed(t)
+				seen := one.organization != "default" || slices.ContainsFunc(all, func(e entry) bool { return strings.Contains(e.Object, change) })
+				if len(all) < 300*(round+1) || !seen {
+					return fmt.Errorf("%d are, the change among them: %v", len(all), seen)
+				}
+				return nil
+			})
+		}
+		hub.Kill()
+		for _, one := range tenants {
+			<-one.follower.Done()
+			if shown[one.organization] == nil {
+				shown[one.organization] = make(map[string]string)
+			}
+			for _, e := range one.followed(t) {
+				shown[one.organization][e.ID] = e.line
+			}
+		}
+		hub.Start(t)
+		for _, one := range tenants {
+			harness.Eventually(t, 30*time.Second, "streams open again", func() error { return harness.PingEcho(one.forwards[0], 5*time.Second) })
+		}
+	}
+	for i, one := range tenants {
+		worked, _ := stops[i]()
+		checkKilled(t, hub, one.organization, worked, shown[one.organization])
+	}
+	t.Log(hub.Admin(t, "audit", "verify", "--of-hub"))
+}
+
+// checkKilled checks a log for what was shown of it, and for one account of each of the
+// streams that worked.
+func checkKilled(t *testing.T, hub *harness.Hub, organization string, worked int, shown map[string]string) {
+	t.Helper()
+	var all []entry
+	streams := make(map[string]bool)
+	harness.Eventually(t, 60*time.Second, "the agent's records are in the log", func() error {
+		all = auditLog(t, hub, organization)
+		for _, e := range all {
+			if e.Reporter == "agent" && (e.Action == "stream" || e.Action == "open") {
+				streams[e.Stream] = true
+			}
+		}
+		if len(streams) < worked {
+			return fmt.Errorf("of %d streams that worked %d have a record", worked, len(streams))
+		}
+		return nil
+	})
+	ids, accounts := make(map[string]string), make(map[string]uint64)
+	for _, e := range all {
+		if before, twice := ids[e.ID]; twice {
+			t.Errorf("%s: a record is there twice:\n%s\n%s", organization, before, e.line)
+		}
+		ids[e.ID] = e.line
+		if e.Action == "lost" {
+			t.Errorf("%s: records are lost: %s", organization, e.line)
+		}
+		if e.Stream != "" {
+			account := e.Reporter + " " + e.Action + " " + e.Stream
+			if before, twice := accounts[account]; twice {
+				t.Errorf("%s: records %d and %d tell the same of a stream: %s", organization, before, e.Sequence, e.line)
+			}
+			accounts[account] = e.Sequence
+		}
+	}
+	for id, line := range shown {
+		if ids[id] != line {
+			t.Errorf("%s: what was shown is not there any more: %s\n%s", organization, line, ids[id])
+		}
+	}
+	t.Logf("%s: %d streams worked, %d have records, %d records in all, %d were shown before a kill\n%s", organization, worked, len(streams), len(all),
+		len(shown), hub.Admin(t, "audit", "verify", "-a", organization))
+}

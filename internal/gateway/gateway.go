@@ -206,7 +206,7 @@ func (g *Gateway) end(c *call) {
 
 // lingering bounds how long a client that was refused may take to send a body that
 // nobody reads.
-const lingering = 5 * time.Second
+const lingering = time.Second
 
 // refuse answers for a request that was not let in.
 func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, c *call, err error) {

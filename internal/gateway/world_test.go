@@ -231,7 +231,7 @@ func (w *world) do(r *http.Request) (*http.Response, string) {
 }
 
 // raw opens an HTTP/1.1 connection to the gateway.
-func (w *world) raw() (net.Conn, *bufio.Reader) {
+func (w *world) raw() (*tls.Conn, *bufio.Reader) {
 	w.t.Helper()
 	conn, err := tls.Dial("tcp", w.addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	if err != nil {

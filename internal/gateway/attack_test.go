@@ -343,7 +343,7 @@ func TestAttackLyingAgent(t *testing.T) {
 func TestAttackSlowStrangers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.Failed = nil })
-	const strangers = 100
+	const strangers = 30
 	conns := make([]net.Conn, strangers)
 	readers := make([]*bufio.Reader, strangers)
 	for i := range conns {

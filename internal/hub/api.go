@@ -175,7 +175,6 @@ func (a *API) routes() {
 	}
 	a.joinRoutes()
 	a.trustRoutes()
-	a.revocationRoutes()
 
 	a.accessRoutes()
 

@@ -43,8 +43,7 @@ type Issuance struct {
 
 	Revoked bool `json:"revoked,omitempty"`
 
-	party    partyName // of ID
-	revision uint64    // in the store; 0: not there
+	revision uint64 // in the store; 0: not there
 }
 
 // Issued knows which credentials were issued on what ground, and takes them back
@@ -88,7 +87,7 @@ func OpenIssued(
 		now = time.Now
 	}
 	i := &Issued{
-		store: store, registry: reg, bus: bus, now: now, log: log, audit: &heldRecords{},
+		store: store, registry: reg, bus: bus, now: now, log: log, audit: audit.Discard{},
 		all: make(map[string]*Issuance), shown: make(map[registry.Ground]time.Time), owners: make(map[string]busOwner),
 		next: make(map[string][]string), pending: make(map[registry.Ground]string),
 		roster: newRoster(),
@@ -114,18 +113,14 @@ func OpenIssued(
 		i.put(one)
 	}
 	// What was deleted while nobody enforced it: the process ended in between.
-	return i, errors.Join(i.Enforce(ctx, registry.Ground{}), i.enforceParties(ctx))
+	return i, i.Enforce(ctx, registry.Ground{})
 }
 
-// Audit names who records revocations. Those that were found until then are recorded now.
+// Audit names who records revocations; nobody does until then.
 func (i *Issued) Audit(r audit.Recorder) {
 	i.mu.Lock()
-	before := i.audit
+	defer i.mu.Unlock()
 	i.audit = r
-	i.mu.Unlock()
-	if held, ok := before.(*heldRecords); ok {
-		held.hand(r)
-	}
 }
 
 // Attach names the relay whose connections are to be cut.
@@ -137,11 +132,9 @@ func (i *Issued) Attach(c Cutter) {
 
 // Issue notes an issuance before it is given out. It must not be given out when there
 // is an error: errBusKeyTaken for the bus key of another party, registry.ErrRevoked
-// when its ground has just vanished, a *registry.RevokedError when the party was just
-// revoked by name, an *api.Problem when there are too many. A Previous that is of the same
-// party moves to the new ground with all before it, since the holder of the new ground
-// vouches for it: so a key or token can be replaced and the old one revoked under open
-// streams.
+// when its ground has just vanished, an *api.Problem when there are too many. A Previous that is of the same party moves to
+// the new ground with all before it, since the holder of the new ground vouches for
+// it: so a key or token can be replaced and the old one revoked under open streams.
 func (i *Issued) Issue(ctx context.Context, one Issuance) error {
 	b, err := json.Marshal(one)
 	if err != nil {
@@ -164,7 +157,10 @@ func (i *Issued) Issue(ctx context.Context, one Issuance) error {
 	i.mu.Unlock()
 	// Only now look at the ground: a revocation that did not see this issuance yet
 	// removed the ground before, and is seen here.
-	if err := i.checkIssued(ctx, &one); err != nil {
+	if err := i.registry.CheckGround(ctx, one.Ground); err != nil {
+		if errors.Is(err, registry.ErrRevoked) {
+			err = errors.Join(err, i.Enforce(ctx, one.Ground))
+		}
 		return err
 	}
 	i.vouch(ctx, one.Serial, previous)

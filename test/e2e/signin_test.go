@@ -116,6 +116,8 @@ func TestSignIn(t *testing.T) {
 		t.Errorf("viewer: %v, %s", err, stderr)
 	}
 
+	kubePlugin(t, hub, ann)
+
 	// Two processes renew at once, with a refresh token that is good once, after
 	// the provider changed its key.
 	idp.Rotate(t)
@@ -150,8 +152,10 @@ func TestSignIn(t *testing.T) {
 	idp.Person(t, "bob", map[string]any{"gone": true})
 	age(t, bob.dir)
 	age(t, bob.dir)
-	if _, stderr, err := bob.try("whoami"); err == nil || !strings.Contains(stderr, "postern login") {
-		t.Errorf("somebody who left: %v, %s", err, stderr)
+	for _, command := range [][]string{{"whoami"}, {"credential", "kubernetes"}} {
+		if _, stderr, err := bob.try(command...); err == nil || !strings.Contains(stderr, "postern login") {
+			t.Errorf("%s of somebody who left: %v, %s", command, err, stderr)
+		}
 	}
 
 	// The way in for emergencies is switched off, and on again.

@@ -110,7 +110,7 @@ type Decision struct {
 type View struct {
 	who    policy.Asker
 	agent  string
-	grants []Grant // those that name the asker, choose the agent, and have not expired
+	grants []*Grant // those that name the asker, choose the agent, and have not expired
 }
 
 // For returns what the set says to an asker at an agent. In a set of those that
@@ -121,12 +121,12 @@ func (s *Set) For(who policy.Asker, a Agent, now time.Time) View {
 	if s == nil {
 		return v
 	}
-	for _, name := range who.Names() {
+	for name := range who.Names() {
 		if name.Kind == identity.KindProxy && who.Principal.Kind == identity.KindUser {
 			continue
 		}
 		for _, i := range s.to[name] {
-			if g := s.grants[i]; (g.Agent.IsZero() || g.Agent.Chooses(a)) && !g.Expired(now) {
+			if g := &s.grants[i]; (g.Agent.IsZero() || g.Agent.Chooses(a)) && !g.Expired(now) {
 				v.grants = append(v.grants, g)
 			}
 		}

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -145,4 +146,42 @@ func TestFirstOrders(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(begin), err)
 		}
 	})
+}
+
+// TestWhatChangesMeanwhileIsJudgedAgain: what stood when a stream was dialled counts no
+// more when it is admitted after a change.
+func TestWhatChangesMeanwhileIsJudgedAgain(t *testing.T) {
+	t.Parallel()
+	g := newTestGuard(t, "tcp:*:443")
+	who := policy.Asker{Principal: principal(identity.KindUser, "ann")}
+	still := func(s standing) bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return g.valid(s)
+	}
+	everything := []access.Grant{{ID: "a", To: policy.Whom{Kind: identity.KindUser, Name: "ann"}, Targets: access.Everything()}}
+	before := g.standing(who)
+	for what, change := range map[string]func(){
+		"the policy":       func() { _, _ = g.use(nil) },
+		"orders":           func() { g.obey(orders.Document{Version: g.orders() + 1, Access: everything}) },
+		"a hub's upgrade":  func() { g.governed.Store(!g.governed.Load()) },
+		"a grant that ran": func() { g.mu.Lock(); g.review(); g.mu.Unlock() },
+	} {
+		s := g.standing(who)
+		if !still(s) {
+			t.Errorf("it counts no more before %s changes", what)
+		}
+		if change(); still(s) {
+			t.Errorf("it still counts after %s changed", what)
+		}
+	}
+	g.governed.Store(true)
+	g.obey(orders.Document{Version: 10, Access: everything})
+	a := g.admit(nil, who, targetOf(t, "tcp:db.example.org:443"), &net.TCPAddr{IP: net.IPv4(10, 1, 1, 1), Port: 443}, before)
+	if a.verdict.access.Grant != "a" {
+		t.Errorf("it was let in by %+v", a.verdict)
+	}
+	if g.leave(a); len(g.live) != 0 {
+		t.Error("it lives on")
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"sync"
 	"time"
 
 	"postern.dev/postern/internal/bus"
@@ -173,8 +172,12 @@ func (l *lane) one(in *stream.Incoming) error {
 	if err != nil {
 		err = wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
-	served := sync.OnceFunc(func() { a.serving.Add(-1) })
-	defer served()
+	served := false
+	defer func() {
+		if !served {
+			a.serving.Add(-1)
+		}
+	}()
 	visit := l.visit(in, start)
 	ctx, cancel := a.life, context.CancelFunc(func() {})
 	if d := time.Duration(in.LimitMillis) * time.Millisecond; d > 0 && d < reach.DefaultTimeout {
@@ -190,7 +193,7 @@ func (l *lane) one(in *stream.Incoming) error {
 	}
 	defer use.Leave()
 	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
-	conn, err := a.guard.dial(ctx, a.reach, who, target)
+	conn, under, err := a.guard.dial(ctx, a.reach, who, target)
 	if err != nil {
 		return l.refuse(in, visit, err, start)
 	}
@@ -210,12 +213,13 @@ func (l *lane) one(in *stream.Incoming) error {
 	if debug {
 		l.log(in).Debug("stream opened", "address", reached)
 	}
-	admitted := a.guard.admit(s, who, target, conn.RemoteAddr())
+	admitted := a.guard.admit(s, who, target, conn.RemoteAddr(), under)
 	visit.admitted(reached, a.guard.why(admitted))
 	stats, err := s.Carry(conn, nil, wire.LegTarget)
 	a.guard.leave(admitted)
 	a.open.Add(-1)
-	served()
+	a.serving.Add(-1) // a drain does not wait for the pipe
+	served = true
 	a.streams.Closed(err)
 	visit.closed(stats, err)
 	if err != nil && l.pipe.Dead() == nil {

@@ -34,6 +34,8 @@ type guard struct {
 	known    chan struct{}           // closed by the first orders
 	expiry   chan struct{}           // holds one when grants have changed
 
+	reviews atomic.Uint64 // how often live was looked through, as something had changed; written with mu held
+
 	mu     sync.Mutex
 	live   map[*admission]struct{}
 	status bus.PolicyStatus
@@ -110,8 +112,9 @@ func (g *guard) use(entries []policy.Entry) (cut int, err error) {
 // review judges all streams again and cuts those that are no longer allowed; g.mu is
 // held.
 func (g *guard) review() (cut int) {
+	g.reviews.Add(1)
 	for a := range g.live {
-		if f := g.judge(a); f != nil {
+		if f := a.judge(g.sides(a.who)); f != nil {
 			a.stream.Reset(f)
 			delete(g.live, a)
 			cut++
@@ -134,18 +137,37 @@ func (g *guard) allowed() ([]string, bus.PolicyStatus) {
 	return g.told, g.status
 }
 
-// dial reaches a target for somebody, if the policy and the access grants of the
-// moment allow it.
-func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t wire.Target) (net.Conn, error) {
-	if err := g.await(ctx); err != nil {
-		return nil, err
-	}
-	return d.DialUnder(ctx, g.sides(who), t)
+// standing is who decides about an asker, and up to which review that is so.
+type standing struct {
+	sides
+	reviews uint64
 }
 
-// admit takes in a stream that was dialled for somebody. The policy may have
-// changed meanwhile: then the stream is reset. Every admission ends with leave.
-func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached net.Addr) *admission {
+func (g *guard) standing(who policy.Asker) standing {
+	reviews := g.reviews.Load() // before what it tells of
+	return standing{g.sides(who), reviews}
+}
+
+// valid reports whether the same sides would decide now; g.mu is held.
+func (g *guard) valid(s standing) bool {
+	return s.reviews == g.reviews.Load() && s.free == !g.governed.Load()
+}
+
+// dial reaches a target for somebody, if the policy and the access grants of the
+// moment allow it.
+func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t wire.Target) (net.Conn, standing, error) {
+	if err := g.await(ctx); err != nil {
+		return nil, standing{}, err
+	}
+	s := g.standing(who)
+	conn, err := d.DialUnder(ctx, s.sides, t)
+	return conn, s, err
+}
+
+// admit takes in a stream that was dialled for somebody under what stood then. It may
+// have changed meanwhile: then the stream is judged by what stands now, and reset if
+// that does not allow it. Every admission ends with leave.
+func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached net.Addr, under standing) *admission {
 	a := &admission{who: who, target: t, stream: s}
 	if tcp, ok := reached.(*net.TCPAddr); ok {
 		ap := tcp.AddrPort()
@@ -153,7 +175,10 @@ func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if f := g.judge(a); f != nil {
+	if !g.valid(under) {
+		under = g.standing(who)
+	}
+	if f := a.judge(under.sides); f != nil {
 		s.Reset(f)
 	} else {
 		g.live[a] = struct{}{}
@@ -167,9 +192,10 @@ func (g *guard) leave(a *admission) {
 	delete(g.live, a)
 }
 
-// judge returns why a stream is not allowed now, or nil, and notes the verdict.
-func (g *guard) judge(a *admission) *wire.Failure {
-	v := g.sides(a.who).verdict(a.target, a.addr)
+// judge returns why a stream is not allowed now, or nil, and notes the verdict; the
+// guard's mu is held.
+func (a *admission) judge(by sides) *wire.Failure {
+	v := by.verdict(a.target, a.addr)
 	if v.allowed() {
 		a.verdict = v
 		return nil

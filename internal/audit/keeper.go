@@ -182,10 +182,11 @@ func nudge(wish chan struct{}) {
 // chain returns an organization's chain; k.mu is held. Callers record for
 // organizations that exist: a name that none can have is the hub's.
 func (k *Keeper) chain(organization string) *chain {
-	if organization != "" && identity.ValidateName("organization", organization) != nil {
-		organization = ""
-	}
 	c := k.chains[organization]
+	if c == nil && organization != "" && identity.ValidateName("organization", organization) != nil {
+		organization = ""
+		c = k.chains[organization]
+	}
 	if c == nil {
 		c = &chain{name: organization}
 		k.chains[organization] = c

@@ -49,10 +49,11 @@ type Access struct {
 
 // orgAccess is what holds in one organization.
 type orgAccess struct {
-	set    *access.Set // replaced as a whole
-	labels map[string]map[string]string
-	size   int // of the grants, in JSON
-	live   map[liveUse]struct{}
+	set     *access.Set // replaced as a whole
+	labels  map[string]map[string]string
+	size    int // of the grants, in JSON
+	live    map[liveUse]struct{}
+	reviews uint64 // how often live was looked through, as something had changed
 }
 
 // NewAccess returns the access grants of a hub. changed is told of changes, and must
@@ -264,6 +265,7 @@ func (a *Access) took(org string, one *orgAccess) {
 	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	one.reviews++
 	for s := range one.live {
 		if d := one.judge(s.asks(now)); !d.Allowed {
 			s.cut(d)
@@ -286,15 +288,26 @@ func (o *orgAccess) judge(who policy.Asker, agent string, t wire.Target, now tim
 	return o.set.For(who, access.Agent{ID: agent, Labels: o.labels[agent]}, now).Check(t)
 }
 
-// Judge is judge for an address that the target leads to, if it is known.
+// Judge returns what the grants of the moment say of a stream as far as the hub can tell.
 func (a *Access) Judge(org string, who policy.Asker, agent string, t wire.Target) (access.Decision, error) {
+	d, _, err := a.judge(org, who, agent, t)
+	return d, err
+}
+
+// judged is when something was judged: it need not be judged again while that is the same.
+type judged struct {
+	by      *orgAccess
+	reviews uint64
+}
+
+func (a *Access) judge(org string, who policy.Asker, agent string, t wire.Target) (access.Decision, judged, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	one, err := a.get(org)
 	if err != nil {
-		return access.Decision{}, err
+		return access.Decision{}, judged{}, err
 	}
-	return one.judge(who, agent, t, a.now()), nil
+	return one.judge(who, agent, t, a.now()), judged{one, one.reviews}, nil
 }
 
 // Order is the OrdersSource of access grants and labels.

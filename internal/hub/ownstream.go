@@ -72,7 +72,7 @@ func askerOf(r proxy.Request, node string) policy.Asker {
 // open opens a stream for somebody, if the access grants of the moment do not
 // refuse it. One that a change forbids meanwhile is cut.
 func (a *Access) open(ctx context.Context, org string, who policy.Asker, r proxy.Request, via proxy.Opener) (proxy.Stream, error) {
-	d, err := a.Judge(org, who, r.Agent.Agent, r.Target)
+	d, before, err := a.judge(org, who, r.Agent.Agent, r.Target)
 	if err != nil {
 		return nil, wire.Fail(wire.LegHub, wire.CodeInternal, "the hub cannot tell who may reach what").WithCause(err)
 	}
@@ -96,9 +96,11 @@ func (a *Access) open(ctx context.Context, org string, who policy.Asker, r proxy
 		defer a.mu.Unlock()
 		delete(one.live, s)
 	}
-	if d := one.judge(s.who, s.agent, s.target, a.now()); !d.Allowed {
-		s.cut(d)
-		return s, nil
+	if before != (judged{one, one.reviews}) { // something has changed meanwhile
+		if d := one.judge(s.who, s.agent, s.target, a.now()); !d.Allowed {
+			s.cut(d)
+			return s, nil
+		}
 	}
 	one.live[s] = struct{}{}
 	return s, nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"strings"
 )
 
@@ -33,11 +32,6 @@ type ID struct {
 	Replica      string // unique among the processes that share Name; empty for RoleHub
 }
 
-// validName is what organizations, agents, proxies, replicas and robots may be
-// called: it keeps them safe in URIs, bus subjects, host names and file names.
-// UUIDs and Kubernetes names fit.
-var validName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
 // NameError says that a name may not be used.
 type NameError struct {
 	Kind string // what was to be named: "organization", "agent ID", …
@@ -51,12 +45,29 @@ func (e *NameError) Error() string {
 
 // ValidateName says whether name may be used for a thing of the given kind
 // ("organization", "agent ID", …): 1 to 63 characters, a-z, 0-9 and '-', not at
-// either end (an RFC 1123 label).
+// either end (an RFC 1123 label). That keeps names safe in URIs, bus subjects, host
+// names and file names. UUIDs and Kubernetes names fit.
 func ValidateName(kind, name string) error {
-	if !validName.MatchString(name) {
+	if !isName(name) {
 		return &NameError{Kind: kind, Name: name}
 	}
 	return nil
+}
+
+// maxName is the length of a name, in bytes.
+const maxName = 63
+
+// isName is written out, as names are looked at for each stream.
+func isName(s string) bool {
+	if s == "" || len(s) > maxName || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // URI returns the SPIFFE ID.

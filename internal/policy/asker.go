@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -42,19 +43,24 @@ func (a Asker) Is(w Whom) bool {
 }
 
 // Names returns every Whom that names the asker.
-func (a Asker) Names() []Whom {
-	names := make([]Whom, 0, 4+len(a.Groups))
-	names = append(names, Whom{identity.KindProxy, Everyone})
-	if a.Principal != (identity.Principal{}) {
-		names = append(names, Whom{a.Principal.Kind, a.Principal.Name}, Whom{a.Principal.Kind, Everyone})
+func (a Asker) Names() iter.Seq[Whom] {
+	return func(yield func(Whom) bool) {
+		if !yield(Whom{identity.KindProxy, Everyone}) {
+			return
+		}
+		if a.Principal != (identity.Principal{}) &&
+			(!yield(Whom{a.Principal.Kind, a.Principal.Name}) || !yield(Whom{a.Principal.Kind, Everyone})) {
+			return
+		}
+		if a.Proxy != "" && !yield(Whom{identity.KindProxy, a.Proxy}) {
+			return
+		}
+		for _, g := range a.Groups {
+			if !yield(Whom{identity.KindGroup, g}) {
+				return
+			}
+		}
 	}
-	if a.Proxy != "" {
-		names = append(names, Whom{identity.KindProxy, a.Proxy})
-	}
-	for _, g := range a.Groups {
-		names = append(names, Whom{identity.KindGroup, g})
-	}
-	return names
 }
 
 // ParseAsker puts an asker together from what is known of it: "user:NAME",

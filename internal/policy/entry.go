@@ -62,6 +62,9 @@ func (p *Policy) Version() string {
 // its name or, when a is valid, by that address. Rules that deny are read widely,
 // where those that allow are read narrowly.
 func (p *Policy) denied(t wire.Target, a netip.AddrPort) (Decision, bool) {
+	if len(p.deny) == 0 {
+		return Decision{}, false
+	}
 	if !a.IsValid() {
 		if addr, err := netip.ParseAddr(t.Host); err == nil {
 			a = netip.AddrPortFrom(addr.Unmap(), t.Port)

@@ -215,7 +215,6 @@ func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
 	addr = addr.Unmap()
 	a = netip.AddrPortFrom(addr, a.Port())
 	sp := p.classify.special(addr)
-	literal := t.Host == addr.String()
 	if asked, err := netip.ParseAddr(t.Host); err == nil && asked.Unmap() != addr {
 		return Decision{Reason: fmt.Sprintf("%s is not the address that was asked for", addr)}
 	}
@@ -242,6 +241,7 @@ func (p *Policy) CheckAddr(t wire.Target, a netip.AddrPort) Decision {
 		}
 	}
 	d := Decision{Missing: addressRule(a)}
+	literal := t.Host == addr.String()
 	switch {
 	case t.Kind == wire.KindKubernetes && sp == nil:
 		d.Reason = fmt.Sprintf("%s is not the address of this agent's Kubernetes API server", a)

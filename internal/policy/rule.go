@@ -35,6 +35,7 @@ type Rule struct {
 	prefix   netip.Prefix // ruleAddress; never an IPv4-mapped one
 	bare     bool         // ruleAddress: written as an address, without a prefix length
 	low, top uint16       // ports, both included; 1 to 65535 for "*"
+	text     string       // what String returns; of a rule that was parsed
 }
 
 // ParseRule reads a rule:
@@ -73,6 +74,7 @@ func ParseRule(s string) (Rule, error) {
 	if err := r.parsePorts(port); err != nil {
 		return Rule{}, fmt.Errorf("rule %q: %w; %s", s, err, examples)
 	}
+	r.text = r.format()
 	return r, nil
 }
 
@@ -171,6 +173,13 @@ func parsePort(text string) (uint16, error) {
 
 // String returns the rule's canonical text, which ParseRule reads.
 func (r Rule) String() string {
+	if r.text != "" {
+		return r.text
+	}
+	return r.format()
+}
+
+func (r Rule) format() string {
 	var host string
 	switch r.kind {
 	case ruleKubernetes:

@@ -158,6 +158,13 @@ func (d *Dialer) known(agent string) []bus.Presence {
 	return m.replicas
 }
 
+// heardOf reports whether an agent has replicas, alive or not.
+func (d *Dialer) heardOf(agent string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.known(agent)) > 0
+}
+
 // maxMemory bounds how many agents, existing or not, are remembered.
 const maxMemory = 1024
 

@@ -174,7 +174,7 @@ func (d *Dialer) Open(ctx context.Context, r Request) (Stream, error) {
 // to go.
 func (d *Dialer) openWithin(ctx context.Context, r Request) (s *stream.Stream, leaving context.Context, use *limit.Use, err error) {
 	agent := r.Agent.Agent
-	if d.cfg.Limits != nil && len(d.dir.Replicas(agent)) == 0 {
+	if d.cfg.Limits != nil && !d.heardOf(agent) {
 		agent = "" // clients may make up what they like; nothing is kept for it
 	}
 	use, refusal := d.cfg.Limits.Enter(limit.OneStream, d.cfg.Organization, agent, d.cfg.Name)
@@ -224,7 +224,7 @@ func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, *replic
 		return nil, nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
 	var last error
-	avoid := make(map[replicaKey]bool)
+	var avoid map[replicaKey]bool // made when something fails
 	for lost := 0; lost < maxLost; {
 		r, err := d.pick(ctx, agent, avoid)
 		if err != nil {
@@ -238,6 +238,9 @@ func (d *Dialer) open(ctx context.Context, req Request) (*stream.Stream, *replic
 			return s, r, nil
 		}
 		last = err
+		if avoid == nil {
+			avoid = make(map[replicaKey]bool)
+		}
 		f := wire.AsFailure(err, wire.LegUnknown)
 		switch {
 		case ctx.Err() != nil:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/wire"
@@ -14,7 +15,8 @@ import (
 // a reset; the log says why.
 type PortForward struct {
 	*Server
-	to route
+	to    route
+	early sync.Pool // of *[maxForwardEarly]byte
 }
 
 // ForwardTarget says where a PortForward leads.
@@ -67,10 +69,7 @@ func (p *PortForward) serveClient(c *client) {
 		c.abort()
 		return
 	}
-	// Most clients speak first, and at once.
-	early := make([]byte, maxForwardEarly)
-	early = early[:pipe.ReadNow(c.Conn, early)]
-	stream, f := p.open(p.ctx, c, p.to, early)
+	stream, f := p.openWith(c)
 	if f != nil {
 		if f.Hint != "" {
 			p.log.Info("what to do", slog.String("hint", f.Hint))
@@ -79,4 +78,15 @@ func (p *PortForward) serveClient(c *client) {
 		return
 	}
 	p.carry(c, p.to, stream, nil)
+}
+
+// openWith opens the stream of a client, with what it has sent already: most clients
+// speak first, and at once.
+func (p *PortForward) openWith(c *client) (Stream, *wire.Failure) {
+	early, ok := p.early.Get().(*[maxForwardEarly]byte)
+	if !ok {
+		early = new([maxForwardEarly]byte)
+	}
+	defer p.early.Put(early) // the stream has sent it, or there is none
+	return p.open(p.ctx, c, p.to, early[:pipe.ReadNow(c.Conn, early[:])])
 }

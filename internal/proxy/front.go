@@ -26,7 +26,7 @@ type Request struct {
 	For    Identity       // who asks; its organization is the agent's
 	Client netip.AddrPort // from where; zero for a request of our own
 	Trace  observe.Trace  // that the stream belongs to; the zero one begins a new one
-	Early  []byte         // goes to the target along with the request, which saves a round trip; MaxEarly bytes at most
+	Early  []byte         // goes to the target along with the request, which saves a round trip; MaxEarly bytes at most, and the caller's again when it is open
 }
 
 // MaxEarly is the most that Opener.Open takes along, in bytes.

@@ -31,7 +31,7 @@ const answerGrace = 2 * time.Second
 // which case the target has seen no byte but those of early, and another pipe may be
 // tried if there were none.
 func Open(ctx context.Context, p *pipe.Pipe, o wire.Open, early []byte, host Host) (*Stream, error) {
-	s := newStream(p, host, o.Stream, "")
+	s := newStream(p, host, o.Stream)
 	frame := make([]byte, wire.HeaderLen, 2*wire.HeaderLen+len(o.Target)+len(early)+64)
 	frame = o.Append(frame)
 	header := wire.Header{Type: wire.FrameOpen, Length: len(frame) - wire.HeaderLen}
@@ -161,7 +161,7 @@ func (in *Incoming) Accept(reached string, host Host) (*Stream, error) {
 	if len(reached) > wire.MaxAddressLen {
 		reached = reached[:wire.MaxAddressLen]
 	}
-	s := newStream(in.p, host, in.Stream, in.p.Peer().String())
+	s := newStream(in.p, host, in.Stream)
 	send := in.p.Send
 	if in.early {
 		send = in.p.Hold
@@ -177,7 +177,7 @@ func (in *Incoming) Accept(reached string, host Host) (*Stream, error) {
 // had already sent. nil means that the pipe may carry the next stream; host.Done is
 // not called.
 func (in *Incoming) Refuse(f *wire.Failure, host Host) error {
-	s := newStream(in.p, host, in.Stream, "")
+	s := newStream(in.p, host, in.Stream)
 	_ = in.p.SetReadDeadline(time.Now().Add(lingerTime))
 	if _, err := in.p.Send(wire.Append(nil, wire.FrameRefused, 0, 0, f.Append(nil))); err != nil {
 		return err

@@ -64,9 +64,15 @@ type Stream struct {
 
 var _ net.Conn = (*Stream)(nil)
 
-func newStream(p *pipe.Pipe, host Host, id wire.StreamID, far string) *Stream {
-	return &Stream{p: p, host: host, id: id, far: addr(far)}
+func newStream(p *pipe.Pipe, host Host, id wire.StreamID) *Stream {
+	return &Stream{p: p, host: host, id: id, far: peer{p}}
 }
+
+// peer is the address of whoever is at the other end of a pipe.
+type peer struct{ *pipe.Pipe }
+
+func (peer) Network() string  { return "postern" }
+func (p peer) String() string { return p.Peer().String() }
 
 // addr is the address of the far end as text.
 type addr string

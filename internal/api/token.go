@@ -19,8 +19,8 @@ const (
 	TokenTypeCredentials = "urn:postern:params:oauth:token-type:credentials"
 )
 
-// The error codes of the token endpoint (RFC 6749 §5.2, RFC 8693 §2.2.2; the
-// last two are of RFC 6749 §4.1.2.1 and RFC 8628 §3.5).
+// The error codes of the token endpoint (RFC 6749 §5.2, RFC 8693 §2.2.2;
+// temporarily_unavailable and slow_down are of RFC 6749 §4.1.2.1 and RFC 8628 §3.5).
 const (
 	ErrorInvalidRequest   = "invalid_request"
 	ErrorInvalidGrant     = "invalid_grant"       // the subject token is not good
@@ -29,6 +29,7 @@ const (
 	ErrorUnsupportedGrant = "unsupported_grant_type"
 	ErrorUnavailable      = "temporarily_unavailable"
 	ErrorSlowDown         = "slow_down"
+	ErrorPartyRevoked     = "party_revoked" // ours: the agent or proxy is revoked by name, whatever it shows
 )
 
 // TokenRequest asks for short-lived credentials in exchange for a long-lived

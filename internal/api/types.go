@@ -115,16 +115,18 @@ const (
 	StateDraining = "draining" // finishes its streams and takes no new ones
 	StateStopped  = "stopped"  // said goodbye
 	StateLost     = "lost"     // fell silent
+	StateRevoked  = "revoked"  // of an agent only: it is kept out by its name
 )
 
 // Agent is one agent ID with the replicas that share it.
 type Agent struct {
 	ID           string    `json:"id"`
 	Organization string    `json:"organization"`
-	State        string    `json:"state"` // the best of its replicas'
+	State        string    `json:"state"` // the best of its replicas', or StateRevoked
 	Replicas     []Replica `json:"replicas"`
 
-	Labels map[string]string `json:"labels,omitempty"` // which access grants choose by
+	Labels  map[string]string `json:"labels,omitempty"`  // which access grants choose by
+	Revoked *Revocation       `json:"revoked,omitempty"` // nil: it is not
 }
 
 // Replica is one process of an agent, as it last announced itself.

@@ -107,6 +107,7 @@ carried, which policy is in force, and the last error.`,
 			}
 			if *output == formatTable {
 				rejectedPolicies(w.Stderr, agents)
+				revokedAgents(w.Stderr, agents)
 			}
 			return nil
 		})
@@ -116,8 +117,14 @@ carried, which policy is in force, and the last error.`,
 
 func statusTable(r *rows, agents []api.Agent) {
 	now := time.Now()
+	const columns = 14
 	r.row("AGENT", "REPLICA", "STATE", "SINCE", "VERSION", "ZONE", "ADDRESS", "RTT", "STREAMS", "PIPES", "IN", "OUT", "POLICY", "LAST ERROR")
 	for _, a := range agents {
+		if a.Revoked != nil && len(a.Replicas) == 0 {
+			cells := make([]string, columns)
+			cells[0], cells[2], cells[3] = a.ID, a.State, ago(now, a.Revoked.Revoked)
+			r.row(cells...)
+		}
 		for _, p := range a.Replicas {
 			r.row(a.ID, p.Name, p.State, ago(now, p.Since), p.Version, p.Zone, p.Address, millis(p.RTTMillis),
 				strconv.Itoa(p.Streams), strconv.Itoa(p.Pipes), size(p.BytesIn), size(p.BytesOut), policyCell(p.Policy), lastError(p))
@@ -148,4 +155,27 @@ func rejectedPolicies(w io.Writer, agents []api.Agent) {
 			}
 		}
 	}
+}
+
+// revokedAgents tells which agents are kept out, and how each may come back.
+func revokedAgents(w io.Writer, agents []api.Agent) {
+	now := time.Now()
+	for _, a := range agents {
+		if v := a.Revoked; v != nil {
+			fmt.Fprintf(w, "%s was revoked %s%s; let it in again with: postern agent restore %s -a %s\n",
+				a.ID, ago(now, v.Revoked), printable(because(v)), a.ID, a.Organization)
+		}
+	}
+}
+
+// because tells by whom and why, as far as that is known.
+func because(v *api.Revocation) string {
+	text := ""
+	if v.By != "" {
+		text += " by " + v.By
+	}
+	if v.Reason != "" {
+		text += " (" + v.Reason + ")"
+	}
+	return text
 }

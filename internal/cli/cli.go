@@ -43,11 +43,14 @@ Start with 'postern dev', which runs everything in one process and prints what t
 		}
 	}
 	agent := agentcmd.New(w, "postern agent")
-	agent.AddCommand(newAgentNew(w), newJoin(w), newRegister(w), newUnregister(w), newKey(w), newLabel(w))
-	add(groupRun, newDev(w), newHub(w), agent, newProxy(w))
+	agent.AddCommand(newAgentNew(w), newJoin(w), newRegister(w), newUnregister(w), newKey(w), newLabel(w),
+		newRevoke(w, revocableAgent()), newRestore(w, revocableAgent()))
+	proxy := newProxy(w)
+	proxy.AddCommand(newRevoke(w, revocableProxy()), newRestore(w, revocableProxy()))
+	add(groupRun, newDev(w), newHub(w), agent, proxy)
 	add(groupUse, newForward(w), newKubeconfig(w), newKubectl(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
 	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w), newCredential(w))
-	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newAdminToken(w), newCA(w))
+	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newRevocations(w), newAdminToken(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))
 	return root
 }

@@ -122,12 +122,13 @@ func (s *Session) Start(ctx context.Context) error { return s.exchange(ctx) }
 // Permanent reports whether an error of a Session will stay until a person does
 // something here or at the hub: the token is refused or unreadable, the request
 // wrong, or what answers is not the hub that is trusted. A wrong clock is not
-// permanent, because a machine that just booted may still set it.
+// permanent, because a machine that just booted may still set it; nor is that the
+// party is revoked by name, because it may be restored where nobody can start it again.
 func Permanent(err error) bool {
 	var clock *ClockError
 	var invalid x509.CertificateInvalidError
 	var f *wire.Failure
-	if errors.As(err, &clock) || !errors.As(err, &f) {
+	if errors.As(err, &clock) || !errors.As(err, &f) || api.IsPartyRevoked(err) {
 		return false
 	}
 	if errors.As(err, &invalid) && invalid.Reason == x509.Expired {

@@ -33,13 +33,15 @@ const (
 // Start gave none, it gets the first ones. When the hub cannot be reached, it
 // tries on for ever. When the hub refuses (see Permanent), it tries on until
 // the credentials expire, because a file may be replaced, and then returns the
-// *wire.Failure; credentials that were refused (see Refused) count as expired.
+// *wire.Failure; credentials that were refused (see Refused) count as expired. A party
+// that is revoked by name asks on, every half minute in the end.
 func (s *Session) Run(ctx context.Context) error {
 	failures := 0
 	renewAt := s.renewalTime()
 	var last time.Time // of the attempts
+	hurry := s.hurry
 	for {
-		if sleepUntil(ctx, renewAt, s.hurry) {
+		if sleepUntil(ctx, renewAt, hurry) {
 			sleepUntil(ctx, last.Add(hurryPause), nil)
 		}
 		if ctx.Err() != nil {
@@ -47,6 +49,7 @@ func (s *Session) Run(ctx context.Context) error {
 		}
 		last = time.Now()
 		err := s.exchange(ctx)
+		hurry = s.hurry
 		switch {
 		case err == nil:
 			failures, renewAt = 0, s.renewalTime()
@@ -55,6 +58,9 @@ func (s *Session) Run(ctx context.Context) error {
 			return nil
 		case Permanent(err) && s.expired():
 			return err
+		}
+		if api.IsPartyRevoked(err) {
+			hurry = nil // that what it has is refused is known: only time helps
 		}
 		failures++
 		pause := s.pause(failures, err)

@@ -181,3 +181,44 @@ func TestRunWithBadTokenAndNoGrant(t *testing.T) {
 		}
 	})
 }
+
+// TestRevokedByNameWaits: a party that is revoked by name outlives its credentials, asks
+// on without haste, even when all refuse it, and comes back when it is restored.
+func TestRevokedByNameWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := newFakeHub(t, time.Hour)
+		s := enroll.New(hub, request(), nil)
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, s)
+		hub.set(func(h *fakeHub) { h.fail = func() (int, string) { return 403, api.ErrorPartyRevoked } })
+		for begin := time.Now(); time.Since(begin) < 2*time.Hour; time.Sleep(time.Second) {
+			s.Refused() // by the bus, again and again
+		}
+		if n := hub.requests(); n < 200 || n > 500 { // every 15 to 30 s
+			t.Errorf("%d attempts in two hours", n)
+		}
+		hub.set(func(h *fakeHub) { h.fail = nil })
+		old := s.Grant()
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		if s.Grant() == old {
+			t.Error("no new credentials when it was restored")
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRevokedByNameFromTheStart: it also waits if it was started when it was revoked.
+func TestRevokedByNameFromTheStart(t *testing.T) {
+	hub := newFakeHub(t, time.Hour)
+	hub.fail = func() (int, string) { return 403, api.ErrorPartyRevoked }
+	err := enroll.New(hub, request(), nil).Start(t.Context())
+	var f *wire.Failure
+	if enroll.Permanent(err) || !errors.As(err, &f) || f.Code != wire.CodeDenied || f.Hint == "" {
+		t.Errorf("%v; want a refusal that may end", err)
+	}
+}

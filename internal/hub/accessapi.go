@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -278,15 +277,7 @@ func (i *Issued) Enrolled(org, proxy string) (identity.Principal, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, one := range i.all {
-		if one.Revoked || one.Ground.Organization != org || !i.now().Before(one.Expires) {
-			continue
-		}
-		u, err := url.Parse(one.ID)
-		if err != nil {
-			continue // it was checked when it was issued
-		}
-		id, err := identity.ParseID(u)
-		if err != nil || id.Role != identity.RoleProxy || id.Name != proxy {
+		if one.Revoked || one.party != (partyName{org, identity.RoleProxy, proxy}) || !i.now().Before(one.Expires) {
 			continue
 		}
 		if ground := (registry.Ground{Kind: one.Ground.Kind, Name: one.Ground.Name}); found == (registry.Ground{}) {

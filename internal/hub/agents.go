@@ -70,10 +70,16 @@ func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error
 		return "", nil, wire.Fail(wire.LegHub, wire.CodeDenied, "%s of organization %q may not see organization %q", p.Principal, p.Organization, clip(org)).
 			WithHint("ask for organization %q, or use another token", p.Organization)
 	}
-	if _, err := a.o.Registry.Organization(r.Context(), org); err != nil {
+	revocations, err := a.o.Registry.Revocations(r.Context(), org)
+	if err != nil {
 		return "", nil, err
 	}
-	agents = groupReplicas(org, convert(a.o.Presence.Presence(org), replicaOf))
+	for i := range revocations {
+		if p.Kind == identity.KindRobot { // why is not for what may have been kept out
+			revocations[i].Reason, revocations[i].By = "", ""
+		}
+	}
+	agents = markRevoked(org, groupReplicas(org, convert(a.o.Presence.Presence(org), replicaOf)), revocations)
 	labels := a.o.Access.Labels(org)
 	for i := range agents {
 		agents[i].Labels = labels[agents[i].ID]
@@ -97,6 +103,22 @@ func groupReplicas(org string, replicas []api.Replica) []api.Agent {
 		if stateRank(replica.State) < stateRank(last.State) {
 			last.State = replica.State
 		}
+	}
+	return agents
+}
+
+// markRevoked marks the agents that are revoked by name, and adds those that are not seen.
+func markRevoked(org string, agents []api.Agent, revocations []registry.Revocation) []api.Agent {
+	for _, v := range revocations {
+		if v.Role != identity.RoleAgent {
+			continue
+		}
+		i, seen := slices.BinarySearchFunc(agents, v.Name, func(agent api.Agent, id string) int { return strings.Compare(agent.ID, id) })
+		if !seen {
+			agents = slices.Insert(agents, i, api.Agent{ID: v.Name, Organization: org, Replicas: []api.Replica{}})
+		}
+		one := revocationOf(v)
+		agents[i].State, agents[i].Revoked = api.StateRevoked, &one
 	}
 	return agents
 }

@@ -175,6 +175,7 @@ func (a *API) routes() {
 	}
 	a.joinRoutes()
 	a.trustRoutes()
+	a.revocationRoutes()
 
 	a.accessRoutes()
 

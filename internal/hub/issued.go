@@ -43,7 +43,8 @@ type Issuance struct {
 
 	Revoked bool `json:"revoked,omitempty"`
 
-	revision uint64 // in the store; 0: not there
+	party    partyName // of ID
+	revision uint64    // in the store; 0: not there
 }
 
 // Issued knows which credentials were issued on what ground, and takes them back
@@ -87,7 +88,7 @@ func OpenIssued(
 		now = time.Now
 	}
 	i := &Issued{
-		store: store, registry: reg, bus: bus, now: now, log: log, audit: audit.Discard{},
+		store: store, registry: reg, bus: bus, now: now, log: log, audit: &heldRecords{},
 		all: make(map[string]*Issuance), shown: make(map[registry.Ground]time.Time), owners: make(map[string]busOwner),
 		next: make(map[string][]string), pending: make(map[registry.Ground]string),
 		roster: newRoster(),
@@ -113,14 +114,18 @@ func OpenIssued(
 		i.put(one)
 	}
 	// What was deleted while nobody enforced it: the process ended in between.
-	return i, i.Enforce(ctx, registry.Ground{})
+	return i, errors.Join(i.Enforce(ctx, registry.Ground{}), i.enforceParties(ctx))
 }
 
-// Audit names who records revocations; nobody does until then.
+// Audit names who records revocations. Those that were found until then are recorded now.
 func (i *Issued) Audit(r audit.Recorder) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
+	before := i.audit
 	i.audit = r
+	i.mu.Unlock()
+	if held, ok := before.(*heldRecords); ok {
+		held.hand(r)
+	}
 }
 
 // Attach names the relay whose connections are to be cut.
@@ -132,9 +137,11 @@ func (i *Issued) Attach(c Cutter) {
 
 // Issue notes an issuance before it is given out. It must not be given out when there
 // is an error: errBusKeyTaken for the bus key of another party, registry.ErrRevoked
-// when its ground has just vanished, an *api.Problem when there are too many. A Previous that is of the same party moves to
-// the new ground with all before it, since the holder of the new ground vouches for
-// it: so a key or token can be replaced and the old one revoked under open streams.
+// when its ground has just vanished, a *registry.RevokedError when the party was just
+// revoked by name, an *api.Problem when there are too many. A Previous that is of the same
+// party moves to the new ground with all before it, since the holder of the new ground
+// vouches for it: so a key or token can be replaced and the old one revoked under open
+// streams.
 func (i *Issued) Issue(ctx context.Context, one Issuance) error {
 	b, err := json.Marshal(one)
 	if err != nil {
@@ -157,10 +164,7 @@ func (i *Issued) Issue(ctx context.Context, one Issuance) error {
 	i.mu.Unlock()
 	// Only now look at the ground: a revocation that did not see this issuance yet
 	// removed the ground before, and is seen here.
-	if err := i.registry.CheckGround(ctx, one.Ground); err != nil {
-		if errors.Is(err, registry.ErrRevoked) {
-			err = errors.Join(err, i.Enforce(ctx, one.Ground))
-		}
+	if err := i.checkIssued(ctx, &one); err != nil {
 		return err
 	}
 	i.vouch(ctx, one.Serial, previous)

@@ -59,6 +59,7 @@ func (i *Issued) Distrust(ctx context.Context, pin string) {
 	i.mu.Lock()
 	for _, one := range i.all {
 		if one.issuedBy(pin) && !one.Revoked {
+			i.roster.stand(one, -1)
 			one.Revoked = true
 			revoked = append(revoked, *one)
 		}

@@ -63,6 +63,7 @@ func (i *Issued) write(ctx context.Context, one Issuance) {
 
 // put adds an issuance; i.mu is held, or nobody else has i.
 func (i *Issued) put(one *Issuance) {
+	one.party = partyNameOf(one.ID)
 	i.all[one.Serial] = one
 	if one.Previous != "" {
 		i.next[one.Previous] = append(i.next[one.Previous], one.Serial)

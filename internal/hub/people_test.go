@@ -253,7 +253,7 @@ func TestEveryRoute(t *testing.T) {
 		return method, strings.NewReplacer("{org}", org, "{robot}", "no-such", "{token}", "no-such", "{agent}", "no-such", "{key}", "00000000",
 			"{user}", "nobody", "{role}", "viewer", "{principal}", "user:nobody", "{session}", "no-such", "{id}", "no-such", "{pin}", "no-such",
 			"{join}", "no-such", "{trust}", "no-such",
-			"{level}", "proxy", "{name}", "no-such", "{grant}", "no-such").Replace(path)
+			"{level}", "proxy", "{party}", "proxy", "{name}", "no-such", "{grant}", "no-such").Replace(path)
 	}
 	for _, r := range p.api.Routes() {
 		if r.Need == "" {

@@ -20,6 +20,7 @@ func problemOf(err error) *api.Problem {
 		problem *api.Problem
 		failure *wire.Failure
 		name    *identity.NameError
+		revoked *registry.RevokedError
 	)
 	p := &api.Problem{Detail: err.Error()}
 	code := wire.CodeBadRequest
@@ -29,6 +30,8 @@ func problemOf(err error) *api.Problem {
 	case errors.As(err, &failure):
 		p.Detail, p.Hint, p.Leg, code = failure.Text, failure.Hint, failure.Leg.String(), failure.Code
 		p.Status = statusOfCode(code)
+	case errors.As(err, &revoked):
+		return partyRevoked(revoked)
 	case errors.As(err, &name):
 		p.Status, p.Detail = http.StatusBadRequest, name.Error()
 	case errors.Is(err, registry.ErrTooLong), errors.Is(err, identity.ErrKeyRefused), errors.Is(err, registry.ErrLimit):

@@ -124,28 +124,39 @@ func matches(pattern, g registry.Ground) bool {
 	return same(pattern.Organization, g.Organization) && same(pattern.Kind, g.Kind) && same(pattern.Name, g.Name) && same(pattern.Item, g.Item)
 }
 
-// revoke takes back the issuances on some grounds. Connections go first, since they
-// are what hurts; the records after them.
+// revoke takes back the issuances on some grounds.
 func (i *Issued) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 	if len(gone) == 0 {
 		return
 	}
-	var revoked []Issuance
+	revoked, cut := i.takeBack(func(one *Issuance) bool { return gone[one.Ground] })
+	cut += i.evict(gone)
+	for ground := range gone {
+		i.tell(ground.Organization, ground.String(), cut)
+	}
+	for _, one := range revoked {
+		i.write(ctx, one)
+	}
+}
+
+// takeBack revokes the issuances that gone picks out, cuts their connections and voids
+// their bus users. Connections go first, since they are what hurts; the records are the
+// caller's to write. It returns what was revoked and how many connections that had.
+func (i *Issued) takeBack(gone func(*Issuance) bool) (revoked []Issuance, cut int) {
 	users := make(map[string][]string)
 	i.mu.Lock()
 	for _, one := range i.all {
-		if gone[one.Ground] && !one.Revoked {
+		if !one.Revoked && gone(one) {
 			i.roster.stand(one, -1)
 			one.Revoked = true
 			revoked = append(revoked, *one)
 			users[one.Ground.Organization] = append(users[one.Ground.Organization], one.BusKey)
 		}
 	}
-	cutter, recorder := i.cutter, i.audit
+	cutter := i.cutter
 	i.mu.Unlock()
-	cut := i.evict(gone)
 	if cutter != nil {
-		cut += cutter.Cut(i.Revoked)
+		cut = cutter.Cut(i.Revoked)
 	}
 	for org, keys := range users {
 		err := i.bus.RevokeUsers(org, keys...)
@@ -153,13 +164,16 @@ func (i *Issued) revoke(ctx context.Context, gone map[registry.Ground]bool) {
 			i.log.Warn("bus users not revoked; their certificates are", "organization", org, "error", err)
 		}
 	}
-	for ground := range gone {
-		recorder.Record(audit.Record{
-			Action: audit.Revoke, Organization: ground.Organization, Object: ground.String(), What: "cut connections", OK: true, Count: uint64(cut), //nolint:gosec // not negative
-		})
-		i.log.Info("credentials revoked", "ground", ground.String(), "connections", cut)
-	}
-	for _, one := range revoked {
-		i.write(ctx, one)
-	}
+	return revoked, cut
+}
+
+// tell records that what was issued on something, or to somebody, was revoked.
+func (i *Issued) tell(org, what string, cut int) {
+	i.mu.Lock()
+	recorder := i.audit
+	i.mu.Unlock()
+	recorder.Record(audit.Record{
+		Action: audit.Revoke, Organization: org, Object: what, What: "cut connections", OK: true, Count: uint64(cut), //nolint:gosec // not negative
+	})
+	i.log.Info("credentials revoked", "ground", what, "connections", cut)
 }

@@ -217,7 +217,7 @@ func (a *API) authenticateSubject(r *http.Request, form url.Values) (Caller, err
 }
 
 // partyOf returns the identity that a request asks for, if the caller may
-// have it. A robot may be any proxy of its organization, and any agent that has no
+// have it and it is not revoked. A robot may be any proxy of its organization, and any agent that has no
 // keys of its own; an agent with a key only itself; a user any proxy of an
 // organization in which the user has a role.
 func (a *API) partyOf(r *http.Request, form url.Values, c Caller) (identity.ID, error) {
@@ -260,7 +260,11 @@ func (a *API) partyOf(r *http.Request, form url.Values, c Caller) (identity.ID, 
 	if err := errors.Join(identity.ValidateName(what, id.Name), identity.ValidateName("replica", id.Replica)); err != nil {
 		return id, err
 	}
-	return id, a.mayBe(r, c, id)
+	if err := a.mayBe(r, c, id); err != nil {
+		return id, err
+	}
+	// Last: whether a name is revoked is for those who may have it.
+	return id, a.o.Registry.CheckParty(r.Context(), id.Organization, id.Role, id.Name)
 }
 
 // mayBe says whether a caller may have an identity of its organization.

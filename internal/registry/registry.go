@@ -144,7 +144,7 @@ func (r *Registry) DeleteOrganization(ctx context.Context, name string) error {
 	if err := r.store.Delete(ctx, organizationKey(name)); err != nil {
 		return fmt.Errorf("delete organization %q: %w", name, err)
 	}
-	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "join."+name+".", "trust."+name+".", "access."+name+".", "labels."+name+".", "binding."+name+".", "limit."+name+".")
+	return r.sweep(ctx, "robot."+name+".", "token."+name+".", "agent."+name+".", "agentkey."+name+".", "join."+name+".", "trust."+name+".", "access."+name+".", "labels."+name+".", "binding."+name+".", "limit."+name+".", "revocation."+name+".")
 }
 
 // CreateRobot makes a robot, or returns ErrExists, or ErrNotFound when there is

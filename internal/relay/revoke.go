@@ -2,7 +2,9 @@ package relay
 
 import (
 	"crypto/tls"
+	"maps"
 	"net"
+	"slices"
 	"sync"
 
 	"postern.dev/postern/internal/identity"
@@ -58,13 +60,16 @@ func (r *Relay) hold(conn net.Conn, tc *tls.Conn) bool {
 // after Config.Revoked has begun to refuse them.
 func (r *Relay) Cut(revoked func(serial string) bool) int {
 	r.holders.mu.Lock()
-	defer r.holders.mu.Unlock()
+	serials := slices.Collect(maps.Keys(r.holders.bySerial))
+	r.holders.mu.Unlock()
+	// Without the lock: whoever is asked may hold one of its own while it asks Holds.
+	// Who came meanwhile, hold has asked about.
+	serials = slices.DeleteFunc(serials, func(serial string) bool { return !revoked(serial) })
 	n := 0
-	for serial, conns := range r.holders.bySerial {
-		if !revoked(serial) {
-			continue
-		}
-		for conn := range conns {
+	r.holders.mu.Lock()
+	defer r.holders.mu.Unlock()
+	for _, serial := range serials {
+		for conn := range r.holders.bySerial[serial] {
 			_ = conn.Close()
 			n++
 		}

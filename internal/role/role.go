@@ -15,7 +15,7 @@ type Permission string
 // The permissions. All but Hub are held in one organization.
 const (
 	Read       Permission = "read"       // see agents, robots, keys, grants and settings; never a secret
-	Operate    Permission = "operate"    // register agents, change their keys, make join strings
+	Operate    Permission = "operate"    // register agents, change their keys, make join strings, revoke by name
 	Administer Permission = "administer" // robots and their tokens, trusted issuers, access grants and the labels they choose by, limits
 	Own        Permission = "own"        // bind roles
 	Audit      Permission = "audit"      // read and verify the audit log

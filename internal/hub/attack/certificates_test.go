@@ -17,6 +17,7 @@ import (
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/enroll"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/uplink"
@@ -282,4 +283,50 @@ func greedyRequest(t *testing.T, key crypto.Signer, uris ...string) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+}
+
+// TestAttackRevokedName keeps the credentials of an agent and a proxy that were revoked by
+// name, and the token that gave them: the token is good for other names still, but the
+// credentials are refused by everybody, and others' of the same names are not.
+func TestAttackRevokedName(t *testing.T) {
+	w := newWorld(t)
+	for _, role := range []identity.Role{identity.RoleAgent, identity.RoleProxy} {
+		thief, other := w.enrol(acme, role, "stolen", "p1"), w.enrol(evil, role, "stolen", "p1")
+		namesake := w.enrol(acme, role, "stolen-2", "p1")
+		live, err := w.speak(thief, &thief.Credentials.Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := w.admin.RevokeParty(t.Context(), acme, string(role), "stolen", api.RevokeParty{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.Cut != 1 {
+			t.Errorf("%s: %d connections were cut; want the one to the bus", role, v.Cut)
+		}
+		if _, err := live.r.ReadString(0); errors.Is(err, errTimeout) {
+			t.Errorf("%s: the bus connection lives on", role)
+		}
+		if w.probe(&thief.Credentials.Certificate) == nil || w.greet(&thief.Credentials.Certificate) == nil {
+			t.Errorf("%s: a revoked certificate is let in", role)
+		}
+		if _, err := w.speak(thief, &namesake.Credentials.Certificate); err == nil {
+			t.Errorf("%s: a revoked bus user is let in with the certificate of another party", role)
+		}
+		for name, g := range map[string]*enroll.Grant{"the other organization's": other, "another of the same organization": namesake} {
+			if _, err := w.speak(g, &g.Credentials.Certificate); err != nil {
+				t.Errorf("%s, %s: %v", role, name, err)
+			}
+			if err := w.probe(&g.Credentials.Certificate); err != nil {
+				t.Errorf("%s, %s: %v", role, name, err)
+			}
+		}
+		err = enroll.New(w.uplink, enroll.Request{
+			Organization: acme, Role: role, Name: "stolen", Replica: "p2", Version: "test",
+			Secret: &enroll.RobotToken{Value: w.tokens[acme].Token}, NewBusKey: bus.NewUserKey,
+		}, nil).Start(t.Context())
+		if !api.IsPartyRevoked(err) {
+			t.Errorf("%s: another replica: %v", role, err)
+		}
+	}
 }

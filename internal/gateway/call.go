@@ -238,9 +238,12 @@ type answer struct {
 	received atomic.Uint64
 	failure  atomic.Pointer[wire.Failure] // why the gateway answered by itself
 
+	told bool // the gateway has said why it was cut
+
 	mu       sync.Mutex
 	hijacked net.Conn
-	over     bool
+	over     bool // it was cut
+	finished bool // the connection is not this request's any more
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -264,16 +267,29 @@ func (a *answer) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController through.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// cut ends the client's connection at a time, which frees whoever waits for it.
+// cut ends the client's connection at a time, which frees whoever waits for it. It sets
+// deadlines only: to close the connection may take a while.
 func (a *answer) cut(at time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.finished {
+		return
+	}
 	a.over = true
 	if a.hijacked != nil {
-		_ = a.hijacked.Close()
+		_ = a.hijacked.SetDeadline(time.Now())
 		return
 	}
 	control := http.NewResponseController(a.ResponseWriter)
 	_ = control.SetReadDeadline(at)
 	_ = control.SetWriteDeadline(at)
+}
+
+// finish says that the connection is not this request's any more, and reports whether it
+// has been cut, so that it is good for nothing else.
+func (a *answer) finish() (cut bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.finished = true
+	return a.over && a.hijacked == nil
 }

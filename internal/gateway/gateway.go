@@ -109,6 +109,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	proxy.ServeHTTP(c.answer, r.WithContext(c.ctx))
 	c.finished = true // it panics where an answer breaks off
+	if c.answer.finish() && !c.answer.told {
+		panic(http.ErrAbortHandler) // the connection has a deadline
+	}
 }
 
 // admit decides on a request. The call that it returns holds what is known, also with
@@ -153,6 +156,7 @@ func (g *Gateway) let(c *call) (err error) {
 	}
 	defer func() {
 		if err != nil {
+			c.answer.finish()
 			c.left()
 			cancel(err)
 		}
@@ -190,6 +194,7 @@ func (g *Gateway) let(c *call) (err error) {
 
 // end ends a call that was admitted.
 func (g *Gateway) end(c *call) {
+	c.answer.finish()
 	c.left()
 	c.cancel(nil)
 	g.inflight.leave(c)

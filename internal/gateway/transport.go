@@ -176,6 +176,7 @@ func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if cut, ok := context.Cause(c.ctx).(*wire.Failure); ok { //nolint:errorlint // it is the cause itself
 		w.Header().Set("Connection", "close") // it has a deadline
 		statusOf(cut).Write(w)
+		c.answer.told = true
 		return
 	}
 	f, ok := errors.AsType[*wire.Failure](err)
@@ -200,7 +201,7 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hijacked = conn; a.over {
-		_ = conn.Close()
+		_ = conn.SetDeadline(time.Now())
 	}
 	a.status = http.StatusSwitchingProtocols
 	return &countedConn{conn, a}, rw, nil

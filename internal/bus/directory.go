@@ -24,6 +24,7 @@ type Directory struct {
 
 	mu      sync.Mutex
 	table   table
+	names   map[string][]string // of each agent's replicas in table; nil: to be made
 	changed chan struct{}
 }
 
@@ -83,37 +84,58 @@ func (d *Directory) receive(subject string, data []byte) {
 	d.update(func(t table, now time.Time) bool { return t.apply(p, now) })
 }
 
+// update has f change the table: what is known of replicas, and either one more of them
+// or some less. f reports whether people wait for the change.
 func (d *Directory) update(f func(table, time.Time) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if f(d.table, time.Now()) {
+	before := len(d.table)
+	changed := f(d.table, time.Now())
+	if len(d.table) != before {
+		d.names = nil
+	}
+	if changed {
 		close(d.changed)
 		d.changed = make(chan struct{})
 	}
 }
 
 // Replicas returns the replicas of one agent, in the order of their names, also
-// those that are stopped or lost since less than an hour.
+// those that are stopped or lost since less than an hour. It does not look at other
+// agents' replicas, however many there are.
 func (d *Directory) Replicas(agent string) []Presence {
-	return d.list(func(k replicaKey) bool { return k.agent == agent })
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.names == nil {
+		d.names = make(map[string][]string)
+		for k := range d.table {
+			d.names[k.agent] = append(d.names[k.agent], k.replica)
+		}
+	}
+	list := make([]Presence, 0, len(d.names[agent]))
+	for _, name := range d.names[agent] {
+		list = append(list, d.table[replicaKey{agent, name}].Presence)
+	}
+	sortPresences(list)
+	return list
 }
 
 // All returns the replicas of all agents, in the order of their names.
-func (d *Directory) All() []Presence { return d.list(func(replicaKey) bool { return true }) }
-
-func (d *Directory) list(want func(replicaKey) bool) []Presence {
+func (d *Directory) All() []Presence {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var list []Presence
-	for k, e := range d.table {
-		if want(k) {
-			list = append(list, e.Presence)
-		}
+	list := make([]Presence, 0, len(d.table))
+	for _, e := range d.table {
+		list = append(list, e.Presence)
 	}
+	sortPresences(list)
+	return list
+}
+
+func sortPresences(list []Presence) {
 	slices.SortFunc(list, func(a, b Presence) int {
 		return cmp.Or(cmp.Compare(a.Agent, b.Agent), cmp.Compare(a.Replica, b.Replica))
 	})
-	return list
 }
 
 // Changed returns a channel that is closed at the next change of who is there

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -77,6 +78,61 @@ func TestTableIsBounded(t *testing.T) {
 	}
 	if tab.apply(samplePresence(), time.Now()) || len(tab) > maxReplicas {
 		t.Error("the table grows without end")
+	}
+}
+
+// TestReplicasOfOneAgent: an agent's replicas are those that are in the table, whatever
+// came and went.
+func TestReplicasOfOneAgent(t *testing.T) {
+	now := time.Now()
+	d := &Directory{table: table{}, changed: make(chan struct{})}
+	come := func(agent, replica string, state State) {
+		p := samplePresence()
+		p.Agent, p.Replica, p.State = agent, replica, state
+		d.update(func(t table, _ time.Time) bool { return t.apply(p, now) })
+	}
+	check := func(what, agent string, want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range d.Replicas(agent) {
+			got = append(got, p.Agent+"/"+p.Replica)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q; want %q", what, got, want)
+		}
+	}
+	check("nobody", "a")
+	come("a", "2", StateReady)
+	come("a", "1", StateStopped)
+	come("b", "1", StateReady)
+	check("two", "a", "a/1", "a/2")
+	come("a", "3", StateReady)
+	check("three", "a", "a/1", "a/2", "a/3")
+	check("another", "b", "b/1")
+	come("a", "2", StateDraining)
+	if got := d.Replicas("a")[1].State; got != StateDraining {
+		t.Errorf("it is %s", got)
+	}
+	d.update(func(t table, _ time.Time) bool { return t.expire(now.Add(2 * forgetAfter)) }) // the others are lost first
+	check("one was forgotten", "a", "a/2", "a/3")
+	d.update(func(t table, _ time.Time) bool { return t.expire(now.Add(2 * forgetAfter)) })
+	check("all were", "a")
+	check("all were", "b")
+}
+
+// BenchmarkReplicas looks for one agent among ten thousand, as each stream does.
+func BenchmarkReplicas(b *testing.B) {
+	d := &Directory{table: table{}}
+	for i := range 10_000 {
+		p := samplePresence()
+		p.Agent = strconv.Itoa(i)
+		d.table.apply(p, time.Now())
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if len(d.Replicas("1")) != 1 {
+			b.Fatal("it is not there")
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -177,8 +176,8 @@ func TestWhatChangesMeanwhileIsJudgedAgain(t *testing.T) {
 	}
 	g.governed.Store(true)
 	g.obey(orders.Document{Version: 10, Access: everything})
-	a := g.admit(nil, who, targetOf(t, "tcp:db.example.org:443"), &net.TCPAddr{IP: net.IPv4(10, 1, 1, 1), Port: 443}, before)
-	if a.verdict.access.Grant != "a" {
+	a := &admission{who: who, target: targetOf(t, "tcp:db.example.org:443"), addr: netip.MustParseAddrPort("10.1.1.1:443")}
+	if f := g.enter(a, before); f != nil || a.verdict.access.Grant != "a" {
 		t.Errorf("it was let in by %+v", a.verdict)
 	}
 	if g.leave(a); len(g.live) != 0 {

@@ -17,11 +17,11 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/impersonate"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/party"
 	"postern.dev/postern/internal/pipe"
-	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/reach"
 	"postern.dev/postern/internal/wire"
 )
@@ -73,6 +73,7 @@ type Agent struct {
 	inner   *tls.Config // shared by all pipes
 	party   *party.Party
 	orders  hubOrders
+	gateway *impersonate.Server // nil: switched off
 
 	life context.Context // until the end of the drain: of joining pipes and dialling targets
 
@@ -97,7 +98,7 @@ func New(cfg config.Agent, opt Options) (*Agent, error) {
 }
 
 func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func()) (*Agent, error) {
-	kube, err := policy.KubernetesFromEnv(opt.Getenv)
+	kube, err := kubernetesOf(&cfg, opt.Getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +118,9 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 	}
 	a.reach = &reach.Dialer{Policy: g.current.Load, Permit: func(rule string) string { return permit(cfg, rule) }}
 	a.visits = audit.NewStreams(m.spool, cfg.AuditOpenAfter)
+	if a.gateway, err = a.newGateway(); err != nil {
+		return nil, err
+	}
 	m.agent.Store(a)
 	return a, nil
 }
@@ -134,6 +138,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Warn("nothing may be reached: the policy file allows nothing", "file", a.cfg.PolicyFile)
 	default:
 		a.log.Warn("nothing may be reached: there is no rule that allows, and this is not a pod", "hint", permit(a.cfg, "tcp:HOST:PORT"))
+	}
+	if a.gateway != nil {
+		a.log.Info("this agent is a cluster at the hub's gateway", "api", a.cfg.Kubernetes.API, "token_file", a.cfg.Kubernetes.TokenFile)
 	}
 	p, err := party.Start(ctx, party.Config{
 		Settings: a.cfg.Party, Role: identity.RoleAgent, Name: a.cfg.AgentID, Replica: a.cfg.Name,
@@ -165,6 +172,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	bg.Go(func() { a.watch(work) })
 	bg.Go(func() { a.follow(work) })
 	bg.Go(func() { a.guard.expire(work) })
+	if a.gateway != nil {
+		bg.Go(func() { _ = a.gateway.Run(work) })
+	}
 	bg.Go(func() {
 		if err := p.Bus.Announce(work, a.presence); err != nil {
 			failed <- err
@@ -204,6 +214,9 @@ func (a *Agent) drain(stop func()) {
 	a.mu.Unlock()
 	a.party.Bus.Kick()
 	stop()
+	if a.gateway != nil {
+		a.gateway.Drain()
+	}
 	if n := a.serving.Load(); n > 0 {
 		a.log.Info("draining", "streams", n, "limit", a.cfg.DrainTimeout)
 	}
@@ -226,6 +239,9 @@ func (a *Agent) drain(stop func()) {
 			a.mu.Lock()
 			parted = parted || len(a.lanes)+a.joining == 0
 			a.mu.Unlock()
+			if parted && a.gateway != nil {
+				a.gateway.CloseIdle()
+			}
 		}
 	}
 }
@@ -260,7 +276,7 @@ func (a *Agent) presence() bus.Presence {
 		Agent: a.cfg.AgentID, Replica: a.cfg.Name, Epoch: a.epoch, Version: a.opt.Version, Zone: a.cfg.Zone,
 		State: bus.StateReady, Started: a.start, Since: a.since, Streams: int(a.open.Load()), Pipes: idle + busy,
 		BytesIn: a.bytesIn.Load(), BytesOut: a.bytesOut.Load(), RTT: rtt, Allow: allowed, Policy: &status,
-		Orders: a.guard.orders(),
+		Orders: a.guard.orders(), Gateway: a.gateway != nil,
 	}
 	if a.draining {
 		p.State = bus.StateDraining

@@ -193,15 +193,15 @@ func (l *lane) one(in *stream.Incoming) error {
 	}
 	defer use.Leave()
 	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
-	conn, under, err := a.guard.dial(ctx, a.reach, who, target)
+	to, err := l.reach(ctx, who, target)
 	if err != nil {
 		return l.refuse(in, visit, err, start)
 	}
-	reached := conn.RemoteAddr().String()
+	reached := to.String()
 	s, err := in.Accept(reached, l)
 	if err != nil {
 		visit.refused(reached, err)
-		_ = conn.Close()
+		to.close()
 		a.streams.Opened(err, 0)
 		<-l.done
 		return err
@@ -213,9 +213,9 @@ func (l *lane) one(in *stream.Incoming) error {
 	if debug {
 		l.log(in).Debug("stream opened", "address", reached)
 	}
-	admitted := a.guard.admit(s, who, target, conn.RemoteAddr(), under)
+	admitted := a.guard.admit(s, who, target, to)
 	visit.admitted(reached, a.guard.why(admitted))
-	stats, err := s.Carry(conn, nil, wire.LegTarget)
+	stats, err := to.carry(s)
 	a.guard.leave(admitted)
 	a.open.Add(-1)
 	a.serving.Add(-1) // a drain does not wait for the pipe

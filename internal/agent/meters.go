@@ -15,6 +15,7 @@ type meters struct {
 	pipes   *observe.Pipes
 	uplink  *observe.Uplink
 	member  *observe.Membership
+	answers *observe.Requests
 	spool   *audit.Spool // of what the hub has yet to hear
 
 	agent atomic.Pointer[Agent] // the newest, whose pipes are counted
@@ -28,6 +29,7 @@ func newMeters(r *observe.Registry, organization string) *meters {
 	}
 	r = r.Of(organization)
 	m.streams, m.pipes, m.uplink, m.member = observe.NewStreams(r), observe.NewPipes(r), observe.NewUplink(r), observe.NewMembership(r)
+	m.answers = observe.NewRequests(r)
 	observe.WatchSpool(r, m.spool.Waiting)
 	m.pipes.Watch(func() int { idle, _ := m.count(); return idle }, func() int { _, busy := m.count(); return busy })
 	observe.NewLimits(r, m.limits)

@@ -48,9 +48,14 @@ type admission struct {
 	who     policy.Asker
 	target  wire.Target
 	addr    netip.AddrPort // what target led to
-	stream  *stream.Stream
+	own     bool           // the hub's, for itself: access grants are not for it
+	what    resetter
 	verdict verdict // by which it was let in
 }
+
+// resetter is what an admission is about: a stream, a request through the gateway, or
+// a connection for some. Reset ends it, telling why, and does not wait.
+type resetter interface{ Reset(f *wire.Failure) }
 
 // permit says how the agent's owner would allow what a rule says. It travels to whoever
 // was refused, so it names no file.
@@ -69,8 +74,11 @@ func permit(cfg config.Agent, rule string) string {
 // an error: there is no last good version yet.
 func newGuard(cfg config.Agent, kube *policy.KubernetesAPI) (*guard, error) {
 	g := &guard{
-		settings: policy.Settings{Allow: cfg.Allow, Deny: cfg.Deny, File: cfg.PolicyFile != ""},
-		agent:    cfg.AgentID, kube: kube, live: make(map[*admission]struct{}),
+		settings: policy.Settings{
+			Allow: cfg.Allow, Deny: cfg.Deny, File: cfg.PolicyFile != "", Gateway: cfg.Gateway,
+			NoDefault: cfg.Kubernetes.API != "" && !cfg.Kubernetes.OfPod,
+		},
+		agent: cfg.AgentID, kube: kube, live: make(map[*admission]struct{}),
 		known: make(chan struct{}), expiry: make(chan struct{}, 1),
 	}
 	var entries []policy.Entry
@@ -115,7 +123,7 @@ func (g *guard) review() (cut int) {
 	g.reviews.Add(1)
 	for a := range g.live {
 		if f := a.judge(g.sides(a.who)); f != nil {
-			a.stream.Reset(f)
+			a.what.Reset(f)
 			delete(g.live, a)
 			cut++
 		}
@@ -167,23 +175,26 @@ func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t w
 // admit takes in a stream that was dialled for somebody under what stood then. It may
 // have changed meanwhile: then the stream is judged by what stands now, and reset if
 // that does not allow it. Every admission ends with leave.
-func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached net.Addr, under standing) *admission {
-	a := &admission{who: who, target: t, stream: s}
-	if tcp, ok := reached.(*net.TCPAddr); ok {
-		ap := tcp.AddrPort()
-		a.addr = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached end) *admission {
+	a := &admission{who: who, target: t, what: s, addr: reached.addr(), own: reached.gateway != nil}
+	if f := g.enter(a, reached.under); f != nil {
+		s.Reset(f)
 	}
+	return a
+}
+
+// enter takes in what an admission is about, or returns why not.
+func (g *guard) enter(a *admission, under standing) *wire.Failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.valid(under) {
-		under = g.standing(who)
+		under = g.standing(a.who)
 	}
-	if f := a.judge(under.sides); f != nil {
-		s.Reset(f)
-	} else {
+	f := a.judge(under.sides)
+	if f == nil {
 		g.live[a] = struct{}{}
 	}
-	return a
+	return f
 }
 
 func (g *guard) leave(a *admission) {
@@ -195,6 +206,7 @@ func (g *guard) leave(a *admission) {
 // judge returns why a stream is not allowed now, or nil, and notes the verdict; the
 // guard's mu is held.
 func (a *admission) judge(by sides) *wire.Failure {
+	by.free = by.free || a.own
 	v := by.verdict(a.target, a.addr)
 	if v.allowed() {
 		a.verdict = v

@@ -148,6 +148,7 @@ type Replica struct {
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 	Allow       []string  `json:"allow,omitempty"` // its rules
 	Policy      *Policy   `json:"policy,omitempty"`
+	Gateway     bool      `json:"gateway,omitempty"` // it is a cluster at the gateway
 }
 
 // Policy is which policy is in force at a replica.

@@ -60,7 +60,8 @@ type Presence struct {
 	LastErrorAt time.Time     `json:"last_error_at,omitzero"`
 	Allow       []string      `json:"allow,omitempty"` // the rules of what it may reach
 	Policy      *PolicyStatus `json:"policy,omitempty"`
-	Orders      uint64        `json:"orders,omitempty"` // the version of the hub's orders in force; 0: none yet
+	Gateway     bool          `json:"gateway,omitempty"` // it is a cluster at the hub's gateway
+	Orders      uint64        `json:"orders,omitempty"`  // the version of the hub's orders in force; 0: none yet
 }
 
 // PolicyStatus is which policy is in force at a replica.

@@ -132,7 +132,7 @@ func readPolicy(w command.World, s config.Policy) (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings := policy.Settings{Allow: s.Allow, Deny: s.Deny, File: s.PolicyFile != ""}
+	settings := policy.Settings{Allow: s.Allow, Deny: s.Deny, File: s.PolicyFile != "", Gateway: s.Gateway}
 	if kube == nil { // outside of a pod: as in one, wherever its API server is
 		kube = &policy.KubernetesAPI{Host: "kubernetes.default.svc", Port: 443}
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"time"
 
 	"postern.dev/postern/internal/identity"
@@ -16,6 +17,8 @@ type Agent struct {
 	PolicyFile string   // further rules, read again when the file changes
 	Zone       string   // where the agent runs; proxies of the same zone prefer it
 	Limit      []string // LEVEL.LIMIT=VALUE; see Limits
+	Gateway    bool     // the hub's gateway may reach the API server
+	Kubernetes Kubernetes
 
 	AuditOpenAfter time.Duration // streams that live longer are told to the audit log when they open, too
 
@@ -52,6 +55,8 @@ func (a *Agent) fields() []*Field {
 			"proxy.streams=50, agent.bytes-per-second=100MB, agent.opens-per-second=100; the hub may allow less"),
 		openAfterField(&a.AuditOpenAfter),
 	)
+	all = append(all, gatewayField(&a.Gateway))
+	all = append(all, a.Kubernetes.fields()...)
 	return append(all, a.tail()...)
 }
 
@@ -63,11 +68,15 @@ func (a *Agent) complete(s *Set, env Environment) {
 		a.completeJoin(s, env)
 	}
 	a.completeEntries(s, env)
+	if a.anyGateway() {
+		a.Kubernetes.complete(env)
+	}
 }
 
 func (a *Agent) check(c *checker) {
 	c.limits("limit", a.Limit, limit.Agent, limit.Proxy)
 	c.openAfter(a.AuditOpenAfter)
+	a.Kubernetes.check(c, a.anyGateway())
 	if c.set.Field(organizationsName).origin.Source != SourceDefault {
 		a.checkEntries(c)
 		return
@@ -81,6 +90,11 @@ func (a *Agent) check(c *checker) {
 	if a.Zone != "" {
 		c.name("zone", "zone", a.Zone)
 	}
+}
+
+// anyGateway tells whether any organization has the gateway.
+func (a *Agent) anyGateway() bool {
+	return a.Gateway || slices.ContainsFunc(a.Organizations, func(m Membership) bool { return m.Gateway })
 }
 
 // ID returns the names of the agent's identity. The trust domain is the hub's to tell.

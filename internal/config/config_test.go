@@ -303,6 +303,7 @@ allow: # flag --allow
   - kubernetes
 zone: east # agent.yaml:1
 auditOpenAfter: 2s # default
+gateway: false # default
 drainTimeout: 25s # default
 logFormat: auto # default
 logLevel: info # default

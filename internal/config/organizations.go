@@ -29,6 +29,7 @@ type Membership struct {
 	Deny              []string // beside the common ones
 	PolicyFile        string
 	Zone              string
+	Gateway           bool
 
 	token, key Secret // from the variables
 }
@@ -60,6 +61,7 @@ func (m *Membership) fields() []*Field {
 		list("deny", "RULE", &m.Deny, "what the organization may not reach, beside the common deny rules"),
 		text("policy-file", "FILE", &m.PolicyFile, "file of rules for the organization; never common, but entries may name the same file"),
 		text("zone", "ZONE", &m.Zone, "where this replica runs, in the organization's words; without it the common one"),
+		toggle("gateway", &m.Gateway, "let the gateway of the organization's hub reach the cluster's API server; never common"),
 	}
 }
 
@@ -102,7 +104,7 @@ func (a Agent) Each() []Agent {
 		one := a
 		one.Organizations, one.Listed = nil, true
 		one.Organization, one.Alias = m.Organization, m.Alias
-		one.Allow, one.PolicyFile = m.Allow, m.PolicyFile
+		one.Allow, one.PolicyFile, one.Gateway = m.Allow, m.PolicyFile, m.Gateway
 		one.Deny = append(append([]string(nil), a.Deny...), m.Deny...)
 		if m.ConnectURL != "" || m.CAFile != "" || m.CAPin != "" {
 			one.CAFile, one.CAPin = m.CAFile, m.CAPin
@@ -156,8 +158,9 @@ func (a *Agent) checkEntries(c *checker) {
 		{"join-file", joinMend}, {"join", joinMend}, {"state", joinMend},
 		{"allow", "give each entry what its organization may reach"},
 		{"policy-file", "give each entry its policyFile; it may be the same file"},
+		{"gateway", "give the entries that shall have it their gateway"},
 	} {
-		if own := c.set.Field(one.name); own.origin.Source != SourceDefault && own.String() != "" {
+		if own := c.set.Field(one.name); own.origin.Source != SourceDefault && own.String() != "" && own.String() != "false" {
 			c.fail(one.name, one.mend, "cannot be given together with the list of organizations (%s)", f.origin)
 		}
 	}

@@ -187,9 +187,12 @@ organizations: # agent.yaml:3
     tokenEnv: O_TOKEN # agent.yaml:6
     allow: # agent.yaml:7
       - kubernetes
+    gateway: false # default
   - organization: p # agent.yaml:8
     privateKeyEnv: P_KEY # agent.yaml:9
+    gateway: false # default
 auditOpenAfter: 2s # default
+gateway: false # default
 drainTimeout: 25s # default
 logFormat: auto # default
 logLevel: info # default

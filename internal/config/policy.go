@@ -6,10 +6,11 @@ type Policy struct {
 	Allow      []string
 	Deny       []string
 	PolicyFile string
+	Gateway    bool
 }
 
 func (p *Policy) fields() []*Field {
-	return []*Field{allowField(&p.Allow), denyField(&p.Deny), policyFileField(&p.PolicyFile)}
+	return []*Field{allowField(&p.Allow), denyField(&p.Deny), policyFileField(&p.PolicyFile), gatewayField(&p.Gateway)}
 }
 
 func (p *Policy) fromFile() bool { return false }

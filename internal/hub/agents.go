@@ -21,7 +21,7 @@ func replicaOf(p bus.Presence) api.Replica {
 		Agent: p.Agent, Name: p.Replica, State: string(p.State), Since: p.Since, Version: p.Version, Zone: p.Zone,
 		Address: p.Address, Started: p.Started, RTTMillis: float64(p.RTT) / float64(time.Millisecond),
 		Streams: p.Streams, Pipes: p.Pipes, BytesIn: p.BytesIn, BytesOut: p.BytesOut,
-		LastError: p.LastError, LastErrorAt: p.LastErrorAt, Allow: p.Allow,
+		LastError: p.LastError, LastErrorAt: p.LastErrorAt, Allow: p.Allow, Gateway: p.Gateway,
 	}
 	if s := p.Policy; s != nil {
 		r.Policy = &api.Policy{Rules: s.Rules, Version: s.Version, Since: s.Since, Error: s.Error, ErrorAt: s.ErrorAt}

@@ -15,6 +15,9 @@ type Settings struct {
 	Deny  []string // rules; holds for everybody
 	File  bool     // there is a policy file, so that nothing is allowed by default
 
+	// NoDefault tells that nothing is allowed by default.
+	NoDefault bool
+
 	// Gateway switches the agent's end of the gateway on, for those whom no rule
 	// denies it. What it is asked for is judged by request.
 	Gateway bool
@@ -41,7 +44,7 @@ func Assemble(s Settings, file []Entry, kube *KubernetesAPI) (*Policy, error) {
 	if err := add(s.Allow, false, "--allow"); err != nil {
 		return nil, err
 	}
-	if len(s.Allow) == 0 && !s.File && kube != nil {
+	if len(s.Allow) == 0 && !s.File && !s.NoDefault && kube != nil {
 		entries = append(entries, Entry{Rule: Rule{kind: ruleKubernetes}, Origin: "default"})
 	}
 	if s.Gateway {

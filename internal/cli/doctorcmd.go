@@ -23,11 +23,19 @@ func newDoctor(w command.World) *cobra.Command {
 		Long: `Walk the legs from here to a target, one after another: DNS, HTTP proxy, TCP, TLS and
 the hub's identity, clock, credentials, bus, relay, agent, policy, target. Each passes,
 fails with advice, or is skipped with the reason. Run it where the trouble is, with the
-settings of the agent or proxy that has it.
+settings of the agent or proxy that has it: a token, a private key, the state directory of
+an agent that has joined, or a workload token. A person who is signed in needs none.
+
+With what proves to be the agent itself, a key, the directory or its workload token, the walk
+ends at the relay: an agent reaches nothing. From there on walk as a client of it would.
 
 The exit code is 5 if a leg is broken.`,
 		Example: `  postern doctor --connect-url tls://hub.example.org --organization default \
     --token-file token.json --ca-file ca.crt
+
+  # Where an agent runs that has a key of its own.
+  postern doctor --connect-url tls://hub.example.org --organization default --agent-id office \
+    --private-key-file office.key --ca-file ca.crt
 
   # All the way to a database.
   postern doctor --connect-url tls://hub.example.org --organization default --token-file token.json \
@@ -36,6 +44,7 @@ The exit code is 5 if a leg is broken.`,
 	}
 	output := bindFormat(cmd)
 	command.Bind(cmd, set)
+	contextFlag(w, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := set.Load(w.Env); err != nil {
 			return err
@@ -48,7 +57,13 @@ The exit code is 5 if a leg is broken.`,
 			return err
 		}
 		defer d.CloseIdle()
-		o := doctor.Options{Road: d, Hub: &patient{uplink: d, settings: settings}, Agent: settings.AgentID, Now: time.Now}
+		hub := &patient{uplink: d, settings: settings}
+		if settings.SignedIn() {
+			if hub.secret, err = signedIn(w, settings.Context); err != nil {
+				return err
+			}
+		}
+		o := doctor.Options{Road: d, Hub: hub, Agent: settings.AgentID, Now: time.Now}
 		if settings.Target != "" {
 			target, err := wire.ParseTarget(settings.Target)
 			if err != nil {

@@ -28,6 +28,7 @@ import (
 type patient struct {
 	uplink   *uplink.Dialer
 	settings config.Doctor
+	secret   enroll.Secret // of a person who is signed in; nil: what the settings name
 	session  *enroll.Session
 }
 
@@ -52,21 +53,36 @@ func (p *patient) Time(ctx context.Context) (now time.Time, took time.Duration, 
 	return now, took, nil
 }
 
-// Enrol implements doctor.Hub. The doctor enrols as a proxy, which an agent's
-// token may do too.
+// Enrol implements doctor.Hub. The doctor enrols as a proxy, which an agent's token may do
+// too, or as whom a key or workload token is for: a replica beside the others that nobody
+// is told of.
 func (p *patient) Enrol(ctx context.Context) (doctor.Identity, error) {
 	s := p.settings
-	session := enroll.New(p.uplink, enroll.Request{
+	request := enroll.Request{
 		Organization: s.Organization, Role: identity.RoleProxy, Name: "doctor", Replica: s.Name, Version: command.Version(),
-		Secret:    &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal()},
-		NewBusKey: bus.NewUserKey,
-	}, nil)
+		Secret: p.secret, NewBusKey: bus.NewUserKey,
+	}
+	switch {
+	case p.secret != nil: // of a person who is signed in
+	case s.TokenFile != "" || s.Token != "":
+		request.Secret = &enroll.RobotToken{File: s.TokenFile, Value: s.Token.Reveal()}
+	case s.PrivateKeyFile != "" || s.PrivateKey != "":
+		request.Key = &enroll.KeyPair{File: s.PrivateKeyFile, Value: s.PrivateKey.Reveal()}
+	case s.WorkloadTokenFile != "":
+		request.Secret, request.Name = &enroll.WorkloadToken{File: s.WorkloadTokenFile}, s.Proxy
+	default:
+		request.Key = &enroll.KeyPair{File: (&enroll.Joining{Dir: s.State}).KeyFile()}
+	}
+	if s.AsAgent() {
+		request.Role, request.Name, request.Replica = identity.RoleAgent, s.AgentID, "doctor"
+	}
+	session := enroll.New(p.uplink, request, nil)
 	if err := session.Start(ctx); err != nil {
 		return doctor.Identity{}, err
 	}
 	p.session = session
 	c := session.Credentials()
-	return doctor.Identity{Name: c.ID.String(), NotAfter: c.NotAfter}, nil
+	return doctor.Identity{Name: c.ID.String(), NotAfter: c.NotAfter, Agent: s.AsAgent()}, nil
 }
 
 // certificate returns the certificate for the outer TLS.
@@ -91,6 +107,9 @@ func (p *patient) Join(ctx context.Context) (doctor.Tunnel, time.Duration, error
 	t := &tunnel{patient: p, bus: conn}
 	// The directory and the dialer outlive the step, until Close.
 	t.ctx, t.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	if p.settings.AsAgent() {
+		return t, rtt, nil // it may not ask for others
+	}
 	t.dialer, err = proxy.NewDialer(t.ctx, proxy.DialerConfig{
 		Organization: p.settings.Organization, Bus: conn, Credentials: p.session.Credentials, Join: t.joinPipe,
 		Log: slog.New(slog.DiscardHandler),

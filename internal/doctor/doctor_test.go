@@ -62,6 +62,7 @@ type world struct {
 	skew   time.Duration
 	agents []Agent
 	closed bool
+	own    bool // the credentials are an agent's own
 }
 
 func (w *world) Proxy() string { return w.proxy }
@@ -107,7 +108,7 @@ func (w *world) Time(context.Context) (time.Time, time.Duration, error) {
 	return epoch.Add(-w.skew - 10*time.Millisecond), 20 * time.Millisecond, w.broken["Time"]
 }
 func (w *world) Enrol(context.Context) (Identity, error) {
-	return Identity{"spiffe://td/org/default/proxy/p/r", epoch}, w.broken["Enrol"]
+	return Identity{Name: "spiffe://td/org/default/proxy/p/r", NotAfter: epoch, Agent: w.own}, w.broken["Enrol"]
 }
 func (w *world) Join(context.Context) (Tunnel, time.Duration, error) {
 	if err := w.broken["Join"]; err != nil {
@@ -171,6 +172,11 @@ func TestSteps(t *testing.T) {
 		{name: "agent gone", world: world{agents: office}, agent: "home", want: "psppppp" + "pfss",
 			detail: map[string]string{legAgent: "agent home is not connected; connected are office"}},
 		{name: "agent lost", world: world{agents: []Agent{{ID: "office", Replica: "r1", State: "lost"}}}, agent: "office", want: "psppppp" + "pfss"},
+		{name: "with an agent's own key", world: world{own: true, agents: office}, agent: "office", target: true, want: "psppppp" + "psss",
+			detail: map[string]string{
+				legAgent:  "the credentials are the agent's own; agents are seen with a robot token, or by a person who is signed in",
+				legTarget: "the credentials are the agent's own, and reach nothing",
+			}},
 		{name: "relay refuses", world: world{agents: office, broken: map[string]error{"Probe": fail(wire.LegRelay, wire.CodeTicketExpired)}}, agent: "office", want: "psppppp" + "fpss"},
 		{name: "not allowed", world: world{agents: office, broken: map[string]error{"Dial": wire.Fail(wire.LegPolicy, wire.CodeDenied, "no rule")}}, agent: "office", target: true,
 			want: "psppppppp" + "fs", action: map[string]string{legPolicy: "the agent decides: start it with --allow tcp:db:5432"}},

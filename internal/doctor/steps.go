@@ -31,6 +31,7 @@ type Road interface {
 type Identity struct {
 	Name     string // the SPIFFE ID
 	NotAfter time.Time
+	Agent    bool // it is that of an agent itself, by which nothing can be reached
 }
 
 // Hub is what stands behind the one port.
@@ -101,6 +102,7 @@ type walker struct {
 	Options
 	conn   net.Conn // to the first hop, then to the hub
 	tunnel Tunnel
+	agents bool  // the credentials are an agent's own
 	dialed error // of the stream to the target
 }
 
@@ -246,8 +248,9 @@ func (w *walker) clock(ctx context.Context) Finding {
 func (w *walker) credentials(ctx context.Context) Finding {
 	id, err := w.Hub.Enrol(ctx)
 	if err != nil {
-		return failed(err, "check --token-file and --organization; postern robot token create makes a new token")
+		return failed(err, "check what the agent or proxy was given to prove who it is, and --organization")
 	}
+	w.agents = id.Agent
 	return passed("%s until %s", id.Name, stamp(id.NotAfter))
 }
 
@@ -269,6 +272,9 @@ func (w *walker) relay(ctx context.Context) Finding {
 }
 
 func (w *walker) agent(ctx context.Context) Finding {
+	if w.agents {
+		return skipped("the credentials are the agent's own; agents are seen with a robot token, or by a person who is signed in")
+	}
 	agents, err := w.tunnel.Agents(ctx)
 	if err != nil {
 		return failed(err, "look into the hub's log")
@@ -315,6 +321,9 @@ func census(agents []Agent) string {
 }
 
 func (w *walker) policy(ctx context.Context) Finding {
+	if w.agents {
+		return skipped("the credentials are the agent's own, and reach nothing")
+	}
 	if w.Agent == "" || w.Target == nil {
 		return skipped("name a target with --target to go on")
 	}
@@ -338,6 +347,8 @@ func (w *walker) policy(ctx context.Context) Finding {
 
 func (w *walker) target(context.Context) Finding {
 	switch {
+	case w.agents:
+		return skipped("the credentials are the agent's own, and reach nothing")
 	case w.Agent == "" || w.Target == nil:
 		return skipped("none is named")
 	case w.dialed != nil:

@@ -249,3 +249,16 @@ func TestRevocationAtTheStart(t *testing.T) {
 		t.Errorf("issued to a revoked agent: %v", err)
 	}
 }
+
+// TestDistrustCountsOut: agents whose credentials came from a distrusted authority have none.
+func TestDistrustCountsOut(t *testing.T) {
+	f := newFixture(t)
+	serial := f.exchanged(tokenRequest(t, f.robot("default", "bot").Token))
+	if n := f.issued.Agents("default"); n != 1 {
+		t.Fatalf("%d agents have credentials", n)
+	}
+	f.issued.Distrust(t.Context(), f.state.Authority().Pin())
+	if n := f.issued.Agents("default"); n != 0 || !f.issued.Revoked(serial) {
+		t.Errorf("%d agents have credentials, and the certificate is revoked: %t", n, f.issued.Revoked(serial))
+	}
+}

@@ -216,6 +216,9 @@ func forwardAndRevoke(t *testing.T, hub *harness.Hub, ann, root *person) {
 	})
 	harness.WaitTCP(t, addr, forward, 30*time.Second)
 	harness.Eventually(t, 30*time.Second, "streams open", func() error { return harness.PingEcho(addr, 5*time.Second) })
+	if stdout, stderr, err := ann.try("doctor", "--agent-id", "edge", "--target", "tcp:"+echo); err != nil {
+		t.Errorf("the doctor, for somebody who is signed in: %v\n%s%s", err, stdout, stderr)
+	}
 	live, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,8 @@ func newAccessGrant(w command.World) *cobra.Command {
 
 --to names a user, a group of users, a robot or workload (for what enrolled with it), or a
 proxy by its name; KIND:* means all of a kind. --agent names one agent, agents by their
-labels, or all (*). A target is a rule as in --allow; tcp:*:* means every address.`,
+labels, or all (*). A target is a rule as in --allow, or gateway for the API server by the
+hub's URL; tcp:*:* means every address.`,
 		Example: `  postern access grant --to group:sre --agent office --target tcp:db.example.org:5432
   postern access grant --to user:ann@example.org --agent env=test,team=shop --target kubernetes --target 'tcp:*:443'
   postern access grant --to robot:ci --agent '*' --target 'tcp:10.0.0.0/8:*' --expires 8h`,
@@ -43,7 +44,7 @@ labels, or all (*). A target is a rule as in --allow; tcp:*:* means every addres
 	req := api.CreateAccessGrant{}
 	cmd.Flags().StringVar(&req.To, "to", "", "who: user:NAME, group:NAME, robot:NAME, workload:NAME, proxy:NAME, or KIND:*")
 	cmd.Flags().StringVar(&req.Agent, "agent", "", "through which agents: an ID, KEY=VALUE[,KEY=VALUE] for those with labels, or *")
-	cmd.Flags().StringArrayVar(&req.Targets, "target", nil, "`RULE` of what may be reached: kubernetes, tcp:HOST:PORT, tcp:CIDR:PORT-PORT, tcp:*:*; repeatable")
+	cmd.Flags().StringArrayVar(&req.Targets, "target", nil, "`RULE` of what may be reached: gateway, kubernetes, tcp:HOST:PORT, tcp:CIDR:PORT-PORT, tcp:*:*; repeatable")
 	cmd.Flags().StringVar(&req.ID, "id", "", "a name for the grant; without it the hub makes one")
 	cmd.Flags().StringVar(&req.Note, "note", "", "what it is for")
 	expires := cmd.Flags().Duration("expires", 0, "how long it holds, such as 8h; 0: until it is revoked")

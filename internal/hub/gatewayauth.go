@@ -41,7 +41,9 @@ func (g *gatewayTokens) Authenticate(r *http.Request, _ kubeurl.URL) (gateway.Ca
 	if err != nil {
 		return gateway.Caller{}, err
 	}
-	out := gateway.Caller{Principal: c.Principal, Groups: c.Groups, Organization: c.Organization, Hub: c.Hub, Item: c.Item, Expires: c.Expires}
+	// The token may expire before its session, which somebody renews: what runs ends with
+	// the session.
+	out := gateway.Caller{Principal: c.Principal, Groups: c.Groups, Organization: c.Organization, Hub: c.Hub, Item: c.Item}
 	switch c.Kind {
 	case identity.KindUser:
 		out.Kubernetes, out.Dropped, err = g.names.User(c.Name, c.Groups)

@@ -48,7 +48,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	proxy := newProxy(w)
 	proxy.AddCommand(newRevoke(w, revocableProxy()), newRestore(w, revocableProxy()))
 	add(groupRun, newDev(w), newHub(w), agent, proxy)
-	add(groupUse, newForward(w), newKubeconfig(w), newKubectl(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
+	add(groupUse, newForward(w), newClusters(w), newKubeconfig(w), newKubectl(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
 	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w), newCredential(w))
 	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newRevocations(w), newAdminToken(w), newCA(w))
 	root.AddCommand(newConfig(w), newVersion(w))

@@ -104,6 +104,9 @@ func (f *auditFlags) log(org string) string {
 // query returns the filter as parameters.
 func (f *auditFlags) query(now time.Time) (url.Values, error) {
 	filter := audit.Filter{Actor: f.actor, Agent: f.agent, Target: f.target, Stream: f.which, Failed: f.failed, OK: f.ok}
+	if f.failed && f.ok {
+		return nil, errors.New("--failed and --ok: no record is both; want one of them, or neither for all")
+	}
 	var err error
 	if filter.Since, err = moment("--since", f.since, now); err != nil {
 		return nil, err

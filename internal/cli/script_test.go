@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
 	"strconv"
 	"testing"
 	"time"
@@ -38,12 +39,12 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs every script: one file per subject, so that a case is added
-// without Go. "exit CODE COMMAND" checks the exit code, and "ready ADDR" waits for
-// the role whose metrics are there; $ADDR, $METRICS and $METRICS2 are free addresses.
+// without Go. "exit CODE COMMAND" checks the exit code, "until REGEXP COMMAND" repeats it
+// until it prints a match, and "ready ADDR" waits for the role whose metrics are there; $ADDR, $METRICS and $METRICS2 are free addresses.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "ready": ready},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit": exitCode, "until": until, "ready": ready},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("NO_PROXY", "127.0.0.1,localhost")
 			for _, name := range []string{"ADDR", "METRICS", "METRICS2"} {
@@ -76,6 +77,25 @@ func exitCode(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if code != args[0] {
 		ts.Fatalf("exit code %s, want %s", code, args[0])
+	}
+}
+
+// until runs a command again and again until it succeeds and prints what it has to.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until REGEXP COMMAND ARGUMENT...")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err = ts.Exec(args[1], args[2:]...); err == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("it does not print %s: %v", want, err)
+		}
 	}
 }
 

@@ -87,13 +87,15 @@ func (a *API) recordRequest(r *http.Request, n *note, body any, err error) {
 // auditedIn returns in whose log a request belongs: that of the organization that it
 // is about. What concerns the hub is the hub's, and so is a stranger's attempt. What
 // somebody tries elsewhere than at home is told at his home: nobody writes into a
-// log that is not his.
+// log that is not his. A user is at home wherever he has a role.
 func (a *API) auditedIn(r *http.Request, n *note, err error) string {
 	org := cmp.Or(r.PathValue("org"), n.caller.Organization)
 	switch {
 	case n.need == role.Hub || n.caller.Kind == "":
 		return ""
 	case err == nil, n.held && !n.caller.everywhere():
+		return org
+	case n.caller.Kind == identity.KindUser && !n.caller.Hub && org != "" && a.holds(r.Context(), n.caller, org, role.Read) == nil:
 		return org
 	case !n.caller.everywhere():
 		return n.caller.Organization

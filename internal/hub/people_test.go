@@ -268,6 +268,9 @@ func TestEveryRoute(t *testing.T) {
 			}
 			continue
 		}
+		if !strings.HasPrefix(r.Pattern, "GET ") && (r.Need == role.Read || r.Need == role.Audit) {
+			t.Errorf("%s changes something, and who may only read may take it", r.Pattern)
+		}
 		// What would change the world for the next route is asked of those who may not.
 		destructive := r.Pattern == "POST /v1/admin-token" || r.Pattern == "DELETE /v1/admin-token" || r.Pattern == "DELETE /v1/organizations/{org}" ||
 			strings.Contains(r.Pattern, "authorities")

@@ -34,6 +34,8 @@ var contenders = []contender{
 	{name: "separate", title: "separate", world: "separate", enter: forward, ours: true},
 	{name: "connect", title: "sep. CONNECT", world: "separate", enter: "connect", ours: true},
 	{name: "socks5", title: "sep. SOCKS5", world: "separate", enter: "socks5", ours: true},
+	{name: "api", title: "direct API", world: "api"},
+	{name: "gateway", title: "gateway", world: "gateway", ours: true},
 }
 
 func contenderNames() []string {
@@ -52,6 +54,8 @@ var builders = map[string]func(ctx context.Context, b *bench, w *world, p path) 
 	"yamux":    startYamux,
 	"hub":      startHub,
 	"separate": startSeparate,
+	"api":      startAPI,
+	"gateway":  startGateway,
 }
 
 // startDirect is the raw path when there is a link.

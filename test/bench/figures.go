@@ -14,8 +14,7 @@ import (
 type figure struct {
 	name string
 	path path
-	// who takes part; nil means everybody
-	who []string
+	who  []string // who takes part
 	// fresh processes for every sample, because what an earlier one left in
 	// their memory would count
 	fresh  bool
@@ -52,6 +51,15 @@ const (
 	mCPUUp        = "processor time, one upload"
 	mCPUOpen      = "processor time, one open of 16 workers"
 	mIdle         = "memory per idle stream"
+	mLists        = "gateway: lists of 5,000 pods per second"
+	mListsGzip    = "gateway: the same, compressed"
+	mGetP50       = "gateway: get of one pod, p50"
+	mGetP99       = "gateway: get of one pod, p99"
+	mKubectls     = "gateway: gets per second, 50 clients with their own connections"
+	mExecs        = "gateway: execs per second, 100 at once"
+	mEvents       = "gateway: events per second of 200 watches"
+	mEventP99     = "gateway: an event's way, p99"
+	mWatching     = "gateway: memory per idle watch"
 )
 
 // far is a long way with a fast line for each connection: a window that is too
@@ -69,17 +77,28 @@ var overPaths = []string{"direct", "yamux", "hub", "separate"}
 // difference and opens are not measured.
 var ports = []string{"direct", "plain", "tls", "yamux", "hub", "separate"}
 
+// tunnels are the ways of a connection; the gateway's are of requests.
+var (
+	tunnels = []string{"direct", "plain", "tls", "yamux", "hub", "separate", "connect", "socks5"}
+	apis    = []string{"api", "gateway"}
+)
+
 var figures = []figure{
-	{name: "download", sample: sampleDownload},
+	{name: "download", who: tunnels, sample: sampleDownload},
 	{name: "upload", who: ports, sample: sampleUpload},
 	{name: "eight", who: ports, sample: sampleEight},
-	{name: "echo", sample: sampleEcho},
+	{name: "echo", who: tunnels, sample: sampleEcho},
 	{name: "busy", who: ports, sample: sampleBusy},
-	{name: "opens", sample: sampleOpens},
+	{name: "opens", who: tunnels, sample: sampleOpens},
 	{name: "stalled", who: ports, sample: sampleStalled},
 	{name: "far", path: far, who: overPaths, sample: sampleFar},
 	{name: "shared", path: narrow, who: overPaths, sample: sampleShared},
 	{name: "idle", fresh: true, who: []string{"plain", "tls", "yamux", "hub", "separate"}, sample: sampleIdle},
+	{name: "lists", who: apis, sample: sampleLists},
+	{name: "gets", who: apis, sample: sampleGets},
+	{name: "execs", who: apis, sample: sampleExecs},
+	{name: "watches", who: apis, sample: sampleWatches},
+	{name: "watching", fresh: true, who: []string{"gateway"}, sample: sampleWatching},
 }
 
 func figureNames() []string {
@@ -95,7 +114,7 @@ func figureNames() []string {
 func (b *bench) measure(ctx context.Context, f figure, cons []contender, res *result) error {
 	for round := range b.opts.rounds {
 		for _, c := range cons {
-			if f.who != nil && !slices.Contains(f.who, c.name) {
+			if !slices.Contains(f.who, c.name) {
 				continue
 			}
 			values, err := b.sampleOnce(ctx, f, c)

@@ -39,6 +39,7 @@ func runRole(args []string) error {
 		"yamux-hub":   runYamuxHub,
 		"yamux-agent": runYamuxAgent,
 		"link":        runLink,
+		"api":         runAPI,
 	}
 	if len(args) == 0 || roles[args[0]] == nil {
 		return errors.New("no such role")

@@ -49,6 +49,15 @@ func (s samples) over(t samples) samples {
 	return ratios
 }
 
+// less returns s minus t, round by round.
+func (s samples) less(t samples) samples {
+	d := make(samples, min(len(s), len(t)))
+	for i := range d {
+		d[i] = s[i] - t[i]
+	}
+	return d
+}
+
 // percentile returns the value that a share p (0 to 1) of the sorted values does
 // not exceed, by nearest rank; NaN for no values.
 func percentile(sorted []float64, p float64) float64 {

@@ -57,6 +57,7 @@ type world struct {
 	procs     []*process // those whose processor time and memory count
 	others    []*process // links
 	entrances map[string]dialer
+	api       *site // the Kubernetes API, in worlds that have one
 }
 
 // dialer opens a connection to the target.
@@ -228,7 +229,7 @@ func writeCertificate(dir string) (string, error) {
 		return "", err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: certName}, DNSNames: []string{certName},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: certName}, DNSNames: []string{certName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true,
 	}

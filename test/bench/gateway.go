@@ -111,7 +111,7 @@ func startGateway(ctx context.Context, b *bench, w *world, _ path) error {
 		return err
 	}
 	account := b.dir + "/account.token"
-	if err := os.WriteFile(account, []byte("the agent's own"), 0o600); err != nil {
+	if err := os.WriteFile(account, []byte("the-agents-own"), 0o600); err != nil {
 		return err
 	}
 	err = b.startPostern(w, "agent", "--connect-url", "tls://"+h.addr, "--organization", orgName, "--agent-id", agentName,

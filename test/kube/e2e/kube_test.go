@@ -36,6 +36,7 @@ func TestKube(t *testing.T) {
 		t.Run(kubectl.name, func(t *testing.T) { testClient(t, c, kubectl) })
 	}
 	t.Run("sockets of the agent", func(t *testing.T) { testSockets(t, tunnel, routes[0]) })
+	t.Run("gateway", func(t *testing.T) { testGateway(t, c, tunnel) })
 	t.Run("agent in a pod", func(t *testing.T) { testPodAgent(t, c, tunnel) })
 	t.Run("agent by its service account", func(t *testing.T) { testWorkload(t, c, tunnel) })
 	t.Run("crash", func(t *testing.T) { testCrash(t, tunnel, routes[0]) })

@@ -19,6 +19,7 @@ func newAgents(w command.World) *cobra.Command {
 		Use:     "agents",
 		Aliases: []string{"agent-list"},
 		Short:   "List an organization's agents",
+		Long:    "List an organization's agents. GATEWAY tells which of them are clusters at the hub's gateway.",
 		Example: "  postern agents\n  postern agents -a acme -o json",
 		Args:    command.Exact(),
 	}
@@ -31,7 +32,7 @@ func newAgents(w command.World) *cobra.Command {
 				return err
 			}
 			return output.print(w.Stdout, nonNil(all), func(r *rows) {
-				r.row("AGENT", "STATE", "REPLICAS", "VERSION", "STREAMS", "LABELS", "LAST ERROR")
+				r.row("AGENT", "STATE", "REPLICAS", "VERSION", "STREAMS", "GATEWAY", "LABELS", "LAST ERROR")
 				for _, a := range all {
 					r.row(agentCells(a)...)
 				}
@@ -43,7 +44,7 @@ func newAgents(w command.World) *cobra.Command {
 
 // agentCells sums up the replicas of an agent.
 func agentCells(a api.Agent) []string {
-	ready, streams := 0, 0
+	ready, streams, gateway := 0, 0, ""
 	version := ""
 	var worst api.Replica // the one with the latest error
 	for _, r := range a.Replicas {
@@ -51,6 +52,9 @@ func agentCells(a api.Agent) []string {
 			ready++
 		}
 		streams += r.Streams
+		if r.Gateway {
+			gateway = "yes"
+		}
 		switch {
 		case version == "":
 			version = r.Version
@@ -61,7 +65,7 @@ func agentCells(a api.Agent) []string {
 			worst = r
 		}
 	}
-	return []string{a.ID, a.State, fmt.Sprintf("%d/%d", ready, len(a.Replicas)), version, strconv.Itoa(streams), access.FormatLabels(a.Labels), lastError(worst)}
+	return []string{a.ID, a.State, fmt.Sprintf("%d/%d", ready, len(a.Replicas)), version, strconv.Itoa(streams), gateway, access.FormatLabels(a.Labels), lastError(worst)}
 }
 
 func lastError(r api.Replica) string {

@@ -16,7 +16,7 @@ func TestAgentTables(t *testing.T) {
 	agents := []api.Agent{
 		{ID: "office", Organization: "acme", State: api.StateReady, Replicas: []api.Replica{
 			{Agent: "office", Name: "r1", State: api.StateReady, Since: now.Add(-90 * time.Second), Version: "v1", Zone: "east",
-				Address: "192.0.2.7", RTTMillis: 12.345, Streams: 3, Pipes: 5, BytesIn: 2048, BytesOut: 5 << 30},
+				Address: "192.0.2.7", RTTMillis: 12.345, Streams: 3, Gateway: true, Pipes: 5, BytesIn: 2048, BytesOut: 5 << 30},
 			{Agent: "office", Name: "r2", State: api.StateLost, Since: now.Add(-3 * time.Hour), Version: "v2",
 				LastError: "relay: \x1b[2Jgone", LastErrorAt: now.Add(-49 * time.Hour)},
 		}},
@@ -40,8 +40,8 @@ office   r2        lost    3h ago   v2        -      -           -         0    
 	}); err != nil {
 		t.Fatal(err)
 	}
-	want = `office   ready     1/2   mixed   3   -   2d ago: relay: \x1b[2Jgone
-plant    stopped   0/0   -       0   -   -
+	want = `office   ready     1/2   mixed   3   yes   -   2d ago: relay: \x1b[2Jgone
+plant    stopped   0/0   -       0   -     -   -
 `
 	if diff := cmp.Diff(want, list.String()); diff != "" {
 		t.Errorf("agents (-want +got):\n%s", diff)

@@ -205,6 +205,9 @@ func modify(r *http.Response) error {
 		return wire.Fail(wire.LegTarget, wire.CodeUnauthenticated, "the API server does not accept the token of the agent's service account").
 			WithHint("the agent's owner sees to --kubernetes-token-file, and that it is a token of this cluster")
 	}
+	if len(r.Trailer) > 0 { // which HTTP/2 may have behind a length, and HTTP/1.1 may not
+		r.Header.Del("Content-Length")
+	}
 	return nil
 }
 

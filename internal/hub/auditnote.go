@@ -191,6 +191,9 @@ func objectOf(r *http.Request, body any) string {
 	var parts []string
 	for i := 0; i < len(segments); i++ {
 		part := singular(segments[i])
+		if strings.HasPrefix(part, "{") { // limits/{level}/{name}
+			part = r.PathValue(strings.Trim(part, "{}."))
+		}
 		name := ""
 		if i+1 < len(segments) && strings.HasPrefix(segments[i+1], "{") {
 			i++

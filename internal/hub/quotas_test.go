@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/limit"
@@ -185,4 +186,13 @@ func TestAdministratorsCannotFillTheRegistry(t *testing.T) {
 		_, err = f.admin.CreateRobotToken(ctx, "default", "bot", api.CreateToken{Name: "t" + strconv.Itoa(i)})
 	}
 	wantFailure(t, "tokens", err, wire.CodeBadRequest, "there are 100 already")
+}
+
+// TestLimitsAreAudited: the audit log names the party whose limits were changed.
+func TestLimitsAreAudited(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.admin.SetLimits(t.Context(), "default", api.LevelAgent, "edge", limit.Limits{Streams: 5}); err != nil {
+		t.Fatal(err)
+	}
+	f.wantRecord("the change", func(r audit.Record) bool { return r.Action == audit.Change && r.OK && r.Object == "limit:agent/edge" })
 }

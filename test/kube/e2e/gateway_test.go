@@ -93,6 +93,7 @@ func testGateway(t *testing.T, c *cluster.Cluster, m *tunnel) {
 	}
 	t.Run("kubectl", func(t *testing.T) { testClient(t, c, kubectl) })
 	t.Run("as", func(t *testing.T) { testGatewayAs(t, kubectl) })
+	t.Run("kubeconfig", func(t *testing.T) { testKubeconfig(t, m, kubectl) })
 }
 
 // refused wants kubectl to fail with a text.

@@ -35,7 +35,7 @@ var ErrPosition = errors.New("the audit journal's last block is another than exp
 type Journal interface {
 	// Append stores a block behind the one at position last, and returns its
 	// position when it is safe on disk. If another block is the last one it
-	// returns ErrPosition.
+	// returns ErrPosition. When it returns, lines are the caller's again.
 	Append(ctx context.Context, chain string, last uint64, lines []byte) (uint64, error)
 
 	// Read returns blocks behind a position, in order, about maxBytes of them;

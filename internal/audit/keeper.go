@@ -61,6 +61,7 @@ type Keeper struct {
 	full   chan struct{} // the same, of a chain with a full block
 	seed   maphash.Seed
 	seen   recent // guarded by Run
+	spare  []byte // for the lines of the next block; guarded by Run
 
 	mu      sync.Mutex
 	chains  map[string]*chain

@@ -14,11 +14,12 @@ import (
 
 // Limits of a Spool.
 const (
-	maxSpooled = 16384    // records; at most about 8 MB
-	maxBatch   = 60 << 10 // bytes of a message; the bus takes 64 KiB
-	gather     = 200 * time.Millisecond
-	senders    = 2
-	sendLimit  = 10 * time.Second // for one attempt
+	maxSpooled  = 16384    // records; at most about 8 MB
+	maxBatch    = 60 << 10 // bytes of a message; the bus takes 64 KiB
+	usualRecord = 768      // bytes of one, encoded: few are longer
+	gather      = 200 * time.Millisecond
+	senders     = 2
+	sendLimit   = 10 * time.Second // for one attempt
 )
 
 // Spool holds the records of a party in memory until the hub has acknowledged
@@ -185,6 +186,7 @@ func (s *Spool) take() (p parcel, more bool) {
 	most := s.queue[:min(len(s.queue), maxBlock)] // nobody changes them: Record only appends
 	number := s.first
 	s.mu.Unlock()
+	p.batch = make([]byte, 0, min(len(most)*usualRecord, maxBatch)+usualRecord)
 	for i := range most {
 		r := most[i]
 		r.ID = s.prefix + strconv.FormatUint(number+uint64(i), 36)

@@ -105,9 +105,15 @@ func (k *Keeper) step(ctx context.Context, c *chain, last bool) error {
 		position, err = k.reconcile(ctx, c, b)
 	}
 	if err != nil {
+		if k.spare == nil && c.stuck != nil { // what is stuck takes the room that it needs only
+			b.lines, k.spare = bytes.Clone(b.lines), b.lines[:0]
+		}
 		return err
 	}
 	k.cfg.Metrics.Took(time.Since(begin))
+	if cap(b.lines) > cap(k.spare) {
+		k.spare = b.lines[:0]
+	}
 	c.stuck, c.position, c.head = nil, position, b.head
 	if b.signed {
 		c.unsigned = 0
@@ -164,7 +170,10 @@ func (k *Keeper) seal(c *chain, last bool) *block {
 	items := c.queue[:min(len(c.queue), maxBlock)]
 	dropped := c.dropped
 	k.mu.Unlock()
-	b := &block{head: c.head}
+	b := &block{head: c.head, lines: k.spare}
+	if k.spare = nil; b.lines == nil {
+		b.lines = make([]byte, 0, maxBlockLen+MaxLine)
+	}
 	if dropped > 0 {
 		b.lost = dropped
 		b.add(&Record{
@@ -195,8 +204,10 @@ func (k *Keeper) seal(c *chain, last bool) *block {
 	case b.entries > 0:
 	case b.items > 0: // all were there already
 		k.skip(c, b)
+		k.spare = b.lines
 		return k.seal(c, last)
 	default:
+		k.spare = b.lines
 		return nil
 	}
 	return b

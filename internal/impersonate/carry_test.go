@@ -4,12 +4,18 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/policy"
@@ -434,3 +440,41 @@ MAMBAf8wCgYIKoZIzj0EAwIDRwAwRAIgBBaU0bJhjbFamUdFzr+JLBa++TIu8fxG
 0t/uZvTZ3J8CIE2C0b0U0VlN50mAItNQl8TzTAZdNUNy8g5MTbKs/QRY
 -----END CERTIFICATE-----
 `
+
+// TestSlowHeader: a header that does not come to its end takes its connection with it.
+func TestSlowHeader(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "token")
+	if err := os.WriteFile(file, []byte(agentToken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(Config{API: API{Address: target(t, "127.0.0.1:1"), TokenFile: file}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = s.Run(ctx) }()
+		mine, its := net.Pipe()
+		go s.Serve(its)
+		begin := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for err := error(nil); err == nil; time.Sleep(time.Second) { // it is never silent for long
+				_, err = io.WriteString(mine, "G")
+			}
+		})
+		if _, err := io.Copy(io.Discard, mine); err != nil {
+			t.Logf("ends with %v", err)
+		}
+		if took := time.Since(begin); took > headerTime+time.Second {
+			t.Errorf("it took %s", took)
+		}
+		_ = mine.Close()
+		wg.Wait()
+		cancel()
+		<-ended
+	})
+}

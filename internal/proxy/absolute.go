@@ -226,7 +226,7 @@ func (f *forwarder) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if failure != nil {
 		return nil, failure
 	}
-	k := &kept{Stream: stream, closed: func(stats Stats) {
+	k := &kept{Stream: stream, changed: make(chan struct{}, 1), closed: func(stats Stats) {
 		f.s.ended(fw.c, fw.r, stats, time.Since(start), nil)
 	}}
 	k.forget = stream.OnLeave(k.leave)

@@ -15,7 +15,12 @@ type kept struct {
 	in, out atomic.Int64
 	closed  func(Stats)
 	once    sync.Once
+	over    atomic.Bool // it was closed
 	forget  func() bool // the call of leave
+
+	// reading: the transport waits for bytes, and has none left that came before.
+	reading atomic.Bool
+	changed chan struct{} // holds one when reading begins and at the end, for awaitReader
 
 	mu      sync.Mutex
 	user    *forwarded // the request that it serves
@@ -36,6 +41,9 @@ func (f *forwarded) trace() *httptrace.ClientTrace {
 			if k, ok := info.Conn.(*kept); ok {
 				f.kept.Store(k)
 				k.begin(f)
+				if info.Reused {
+					k.awaitReader()
+				}
 			}
 		},
 		PutIdleConn: func(err error) {
@@ -93,9 +101,44 @@ func (k *kept) leaveUnused() {
 }
 
 func (k *kept) Read(b []byte) (int, error) {
+	k.reading.Store(true)
+	k.change()
 	n, err := k.Stream.Read(b)
+	k.reading.Store(false)
 	k.in.Add(int64(n))
 	return n, err
+}
+
+func (k *kept) change() {
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+// readerWait is how long the transport may take to look for what a target has sent
+// behind its answer.
+const readerWait = time.Second
+
+// awaitReader waits, before a further request is written, until the transport reads again.
+// It offers a stream for the next request before it has looked whether the target sent
+// more than its answer; what it finds only then, it takes for the answer to that request.
+// So it is given the time to find it first and to close the stream: the request is sent
+// over another one.
+func (k *kept) awaitReader() {
+	if k.reading.Load() {
+		return
+	}
+	timer := time.NewTimer(readerWait)
+	defer timer.Stop()
+	for !k.reading.Load() && !k.over.Load() {
+		select {
+		case <-k.changed:
+		case <-timer.C:
+			_ = k.Close()
+			return
+		}
+	}
 }
 
 func (k *kept) Write(b []byte) (int, error) {
@@ -105,6 +148,8 @@ func (k *kept) Write(b []byte) (int, error) {
 }
 
 func (k *kept) Close() error {
+	k.over.Store(true)
+	k.change()
 	k.forget()
 	k.mu.Lock()
 	if k.timer != nil {

@@ -96,7 +96,7 @@ func TestUnusedStreamLeaves(t *testing.T) {
 	}
 	defer far.Close()
 	done := make(chan Stats, 1)
-	k := &kept{Stream: &fakeStream{TCPConn: near.(*net.TCPConn)}, closed: func(s Stats) { done <- s }, forget: func() bool { return true }}
+	k := &kept{Stream: &fakeStream{TCPConn: near.(*net.TCPConn)}, changed: make(chan struct{}, 1), closed: func(s Stats) { done <- s }, forget: func() bool { return true }}
 	k.leave()
 	if _, err := far.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("the other side reads %v", err)

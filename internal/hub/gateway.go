@@ -38,7 +38,7 @@ func (h *Hub) openGateway(signIn *SignIn, metrics *observe.Gateway) error {
 	ask := func(org, agent string) gateway.Asker {
 		return func(r *http.Request) (*http.Response, error) { return h.gateway.Ask(org, agent, self.String())(r) }
 	}
-	authenticators, err := gatewayAuthenticators(h.cfg.Gateway, &gatewayTokens{h.state, h.auth, names}, &gatewayIDTokens{signIn, h.registry, names}, ask, getenv)
+	authenticators, err := gatewayAuthenticators(h.cfg.Gateway, &gatewayTokens{h.state, h.auth, names, newRecentCallers()}, &gatewayIDTokens{signIn, h.registry, names}, ask, getenv)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (i *Issued) Lodge(ctx context.Context, ground registry.Ground, cut func()) 
 	}
 	// Only now look at the ground: a revocation that did not see this guest yet
 	// removed the ground before, and is seen here.
-	if err := i.registry.CheckGround(ctx, ground); err != nil {
+	if err := i.stands(ctx, ground); err != nil {
 		leave()
 		return nil, err
 	}

@@ -66,11 +66,11 @@ type Issued struct {
 	cutter  Cutter
 	audit   audit.Recorder
 	guests  map[*guest]struct{}
-	shown   map[registry.Ground]time.Time // that stand, and when a proxy asked last: see Gone
-	all     map[string]*Issuance          // by serial
-	owners  map[string]busOwner           // by bus key
-	next    map[string][]string           // by serial: those whose Previous it is
-	pending map[registry.Ground]string    // patterns to enforce again, and why
+	shown   map[registry.Ground]*shownGround // that are watched
+	all     map[string]*Issuance             // by serial
+	owners  map[string]busOwner              // by bus key
+	next    map[string][]string              // by serial: those whose Previous it is
+	pending map[registry.Ground]string       // patterns to enforce again, and why
 	roster  *roster
 }
 
@@ -89,7 +89,7 @@ func OpenIssued(
 	}
 	i := &Issued{
 		store: store, registry: reg, bus: bus, now: now, log: log, audit: &heldRecords{},
-		all: make(map[string]*Issuance), shown: make(map[registry.Ground]time.Time), owners: make(map[string]busOwner),
+		all: make(map[string]*Issuance), shown: make(map[registry.Ground]*shownGround), owners: make(map[string]busOwner),
 		next: make(map[string][]string), pending: make(map[registry.Ground]string),
 		roster: newRoster(),
 	}

@@ -204,3 +204,31 @@ func TestExact(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerBeforeTheBodyEnds: over HTTP/1.1, what a client sends after the answer has
+// begun arrives as what it sent before.
+func TestAnswerBeforeTheBodyEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	const size = 64 << 10 // little enough for the server to throw away
+	got := make(chan int64, 1)
+	w.set(func(rw http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(rw).EnableFullDuplex()
+		rw.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(rw).Flush()
+		n, _ := io.Copy(io.Discard, r.Body)
+		got <- n
+	})
+	conn, answers := w.raw()
+	fmt.Fprintf(conn, "POST /plant/api HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token-of-ann\r\nContent-Length: %d\r\n\r\n", size)
+	res, err := http.ReadResponse(answers, nil)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if _, err := conn.Write(make([]byte, size)); err != nil {
+		t.Error(err)
+	}
+	if n := <-got; n != size {
+		t.Errorf("%d bytes arrived of %d", n, size)
+	}
+}

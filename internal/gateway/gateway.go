@@ -97,6 +97,9 @@ func New(c Config) *Gateway {
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// An answer may begin before the request's body has ended. Without this, HTTP/1.1
+	// would throw away what is left of the body then.
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 does so anyway
 	c, err := g.admit(w, r)
 	if err != nil {
 		g.refuse(w, r, c, err)

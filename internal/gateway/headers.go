@@ -88,6 +88,17 @@ func strip(h http.Header, pass bool) {
 	}
 }
 
+// keepWish gives a request that is passed on with the caller's own credentials the
+// caller's wishes back, which the cluster judges itself. They are those of the request as
+// it came, see wish.
+func keepWish(out, in http.Header) {
+	for field, values := range in {
+		if strings.HasPrefix(field, "Impersonate-") {
+			out[field] = values
+		}
+	}
+}
+
 // speaks reports whether a field names an identity, in any spelling that a server may
 // take for it.
 func speaks(field string) bool {

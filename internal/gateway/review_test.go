@@ -248,11 +248,13 @@ func TestPassThrough(t *testing.T) {
 	r := w.request("", "GET", "/plant/api", nil)
 	r.Header.Set("Authorization", "Bearer sa-token")
 	r.Header.Set("X-Remote-User", "root")
+	r.Header.Set("Impersonate-User", "bob") // for the cluster to judge
+	r.Header.Set("Impersonate_User", "root")
 	if res, body := w.do(r); res.StatusCode != 200 {
 		t.Fatalf("%s %s", res.Status, body)
 	}
 	h, claims := <-got, w.last()
-	if h.Get("Authorization") != "Bearer sa-token" || h.Get("X-Remote-User") != "" || claims.Mode != assertion.ModePass || !claims.Impersonate.IsZero() ||
+	if h.Get("Authorization") != "Bearer sa-token" || h.Get("Impersonate-User") != "bob" || len(h["Impersonate_user"]) > 0 || !claims.As.IsZero() || h.Get("X-Remote-User") != "" || claims.Mode != assertion.ModePass || !claims.Impersonate.IsZero() ||
 		claims.Principal != "workload:cluster:plant:system:serviceaccount:a:b" {
 		t.Errorf("%v, %+v", h, claims)
 	}

@@ -151,6 +151,9 @@ func rewrite(p *httputil.ProxyRequest) {
 	c := callOf(p.In)
 	p.Out.URL, p.Out.Host, p.Out.Trailer = c.out, p.In.Host, p.In.Trailer
 	strip(p.Out.Header, c.caller.Pass)
+	if c.caller.Pass {
+		keepWish(p.Out.Header, p.In.Header)
+	}
 	p.Out.Header.Set(assertion.Header, c.word)
 	if p.Out.Body != nil {
 		p.Out.Body = &counted{p.Out.Body, c.answer}

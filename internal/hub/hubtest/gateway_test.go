@@ -156,8 +156,8 @@ func TestGateway(t *testing.T) {
 	}
 }
 
-// TestGatewayIsForTheHub: nobody but the hub gets to the agent's end of the gateway,
-// and nobody at all if the owner has not switched it on.
+// TestGatewayIsForTheHub: nobody gets to the agent's end of the gateway, not by the hub
+// either, if the owner has not switched it on.
 func TestGatewayIsForTheHub(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)

@@ -153,7 +153,7 @@ func TestWhatChangesMeanwhileIsJudgedAgain(t *testing.T) {
 	t.Parallel()
 	g := newTestGuard(t, "tcp:*:443")
 	who := policy.Asker{Principal: principal(identity.KindUser, "ann")}
-	still := func(s standing) bool {
+	still := func(s *standing) bool {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		return g.valid(s)

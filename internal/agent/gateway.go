@@ -64,7 +64,7 @@ func (o *hubOrders) public() []string {
 type end struct {
 	conn    net.Conn
 	gateway *impersonate.Server // nil: conn is set
-	under   standing            // under which it was reached
+	under   *standing           // under which it was reached; nil once it was admitted
 }
 
 // reach reaches what a stream asks for.

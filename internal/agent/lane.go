@@ -214,6 +214,7 @@ func (l *lane) one(in *stream.Incoming) error {
 		l.log(in).Debug("stream opened", "address", reached)
 	}
 	admitted := a.guard.admit(s, who, target, to)
+	to.under = nil
 	visit.admitted(reached, a.guard.why(admitted))
 	stats, err := to.carry(s)
 	a.guard.leave(admitted)

@@ -145,30 +145,31 @@ func (g *guard) allowed() ([]string, bus.PolicyStatus) {
 	return g.told, g.status
 }
 
-// standing is who decides about an asker, and up to which review that is so.
+// standing is who decides about an asker, and up to which review that is so. It is
+// handed on as a pointer: where a stream is served, the stack is dear.
 type standing struct {
 	sides
 	reviews uint64
 }
 
-func (g *guard) standing(who policy.Asker) standing {
+func (g *guard) standing(who policy.Asker) *standing {
 	reviews := g.reviews.Load() // before what it tells of
-	return standing{g.sides(who), reviews}
+	return &standing{g.sides(who), reviews}
 }
 
 // valid reports whether the same sides would decide now; g.mu is held.
-func (g *guard) valid(s standing) bool {
+func (g *guard) valid(s *standing) bool {
 	return s.reviews == g.reviews.Load() && s.free == !g.governed.Load()
 }
 
 // dial reaches a target for somebody, if the policy and the access grants of the
 // moment allow it.
-func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t wire.Target) (net.Conn, standing, error) {
+func (g *guard) dial(ctx context.Context, d *reach.Dialer, who policy.Asker, t wire.Target) (net.Conn, *standing, error) {
 	if err := g.await(ctx); err != nil {
-		return nil, standing{}, err
+		return nil, nil, err
 	}
 	s := g.standing(who)
-	conn, err := d.DialUnder(ctx, s.sides, t)
+	conn, err := d.DialUnder(ctx, s, t)
 	return conn, s, err
 }
 
@@ -184,7 +185,7 @@ func (g *guard) admit(s *stream.Stream, who policy.Asker, t wire.Target, reached
 }
 
 // enter takes in what an admission is about, or returns why not.
-func (g *guard) enter(a *admission, under standing) *wire.Failure {
+func (g *guard) enter(a *admission, under *standing) *wire.Failure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.valid(under) {

@@ -15,6 +15,7 @@ import (
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/kubestatus"
+	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/wire"
 )
@@ -99,7 +100,11 @@ func (s *Server) serve(w *answer, r *http.Request, upgrade bool) error {
 			return err
 		}
 	}
-	s.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, q)))
+	carrier := s.short
+	if kubeurl.Describe(r.Method, r.RequestURI).Long() {
+		carrier = s.long
+	}
+	carrier.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, q)))
 	if _, cut := context.Cause(ctx).(*wire.Failure); cut && !w.told { //nolint:errorlint // it is the cause itself
 		panic(http.ErrAbortHandler) // the connection has a deadline, and is good for nothing else
 	}

@@ -24,7 +24,6 @@ const (
 	maxHeader   = assertion.MaxLen + 96<<10
 	headerTime  = 20 * time.Second // for a request's header
 	idleTime    = 5 * time.Minute  // the hub gives up first
-	copyBuffer  = 16 << 10         // a watch holds one
 )
 
 // Judge decides who may have what through the agent.
@@ -65,7 +64,8 @@ type Server struct {
 	cfg    Config
 	api    *cluster
 	wishes *wishes
-	proxy  *httputil.ReverseProxy
+	short  *httputil.ReverseProxy
+	long   *httputil.ReverseProxy // for watches and the like
 	http   *http.Server
 	conns  *listener
 
@@ -86,10 +86,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, api: api, wishes: newWishes(api), users: make(map[string]int), conns: newListener()}
-	s.proxy = &httputil.ReverseProxy{
-		Rewrite: s.rewrite, Transport: api, FlushInterval: -1, BufferPool: &buffers{}, ModifyResponse: modify,
-		ErrorHandler: s.failed, ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
-	}
+	s.short, s.long = s.carrier(shortBuffer), s.carrier(longBuffer)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = &http.Server{
@@ -211,16 +208,34 @@ func (c *handed) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// buffers is an httputil.BufferPool.
-type buffers struct{ pool sync.Pool }
+// Sizes of the buffers that answers are copied with. Most watches are silent, and
+// there may be thousands.
+const (
+	shortBuffer = 32 << 10
+	longBuffer  = 4 << 10
+)
+
+// carrier returns what carries requests, with buffers of a size.
+func (s *Server) carrier(size int) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{
+		Rewrite: s.rewrite, Transport: s.api, FlushInterval: -1, BufferPool: &buffers{size: size}, ModifyResponse: modify,
+		ErrorHandler: s.failed, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
+}
+
+// buffers is an httputil.BufferPool of buffers of one size.
+type buffers struct {
+	size int
+	pool sync.Pool
+}
 
 // Get implements httputil.BufferPool.
 func (b *buffers) Get() []byte {
-	if one, ok := b.pool.Get().(*[copyBuffer]byte); ok {
-		return one[:]
+	if one, ok := b.pool.Get().(*[]byte); ok {
+		return *one
 	}
-	return make([]byte, copyBuffer)
+	return make([]byte, b.size)
 }
 
 // Put implements httputil.BufferPool.
-func (b *buffers) Put(one []byte) { b.pool.Put((*[copyBuffer]byte)(one)) }
+func (b *buffers) Put(one []byte) { b.pool.Put(&one) }

@@ -143,7 +143,10 @@ func TestPayloadLimit(t *testing.T) {
 	nc, _ := h.party("acme", identity.RoleProxy, "p", "1", time.Hour).raw()
 	closed := make(chan struct{})
 	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
-	_ = nc.Publish("meet.a.1", make([]byte, bus.MaxPayload+1))
+	err := nc.Publish("meet.a.1", make([]byte, bus.MaxPayload+1))
+	if errors.Is(err, nats.ErrMaxPayload) && nc.MaxPayload() == bus.MaxPayload {
+		return // the server was quick to tell the user's own limit, which the client keeps
+	}
 	_ = nc.Flush()
 	select {
 	case <-closed: // the server hung up

@@ -151,6 +151,7 @@ func TestLimitChangesUnderWaiters(t *testing.T) {
 		if d := took(1 << 30); d != 3*time.Second {
 			t.Errorf("took %s", d)
 		}
+		synctest.Wait() // until the change is through: it lets waiters go in the middle
 		if u.Throttled() {
 			t.Error("still throttled")
 		}

@@ -96,25 +96,24 @@ func (i *Issued) Enforce(ctx context.Context, pattern registry.Ground) error {
 func (i *Issued) grounds(pattern registry.Ground) []registry.Ground {
 	seen := make(map[registry.Ground]bool)
 	var all []registry.Ground
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	for _, one := range i.all {
-		if !one.Revoked && !seen[one.Ground] && matches(pattern, one.Ground) {
-			seen[one.Ground] = true
-			all = append(all, one.Ground)
-		}
-	}
-	for one := range i.guests {
-		if !seen[one.ground] && matches(pattern, one.ground) {
-			seen[one.ground] = true
-			all = append(all, one.ground)
-		}
-	}
-	for ground := range i.shown {
+	add := func(ground registry.Ground) {
 		if !seen[ground] && matches(pattern, ground) {
 			seen[ground] = true
 			all = append(all, ground)
 		}
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, one := range i.all {
+		if !one.Revoked {
+			add(one.Ground)
+		}
+	}
+	for one := range i.guests {
+		add(one.ground)
+	}
+	for ground := range i.shown {
+		add(ground)
 	}
 	return all
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
 )
@@ -136,7 +137,7 @@ func (g *Gateway) proxy(size int) *httputil.ReverseProxy {
 		Rewrite:       rewrite,
 		Transport:     g.clusters,
 		FlushInterval: -1,
-		BufferPool:    newBuffers(size),
+		BufferPool:    copybuffer.New(size),
 		ErrorLog:      slog.NewLogLogger(g.c.Log.Handler(), slog.LevelDebug),
 		ErrorHandler:  g.failed,
 		ModifyResponse: func(r *http.Response) error {
@@ -237,22 +238,3 @@ func (c *countedConn) CloseWrite() error {
 	}
 	return errors.ErrUnsupported
 }
-
-// buffers is a httputil.BufferPool of buffers of one size.
-type buffers struct {
-	size int
-	pool sync.Pool
-}
-
-func newBuffers(size int) *buffers { return &buffers{size: size} }
-
-// Get implements httputil.BufferPool.
-func (b *buffers) Get() []byte {
-	if one, ok := b.pool.Get().(*[]byte); ok {
-		return *one
-	}
-	return make([]byte, b.size)
-}
-
-// Put implements httputil.BufferPool.
-func (b *buffers) Put(one []byte) { b.pool.Put(&one) }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/wire"
@@ -218,24 +219,7 @@ const (
 // carrier returns what carries requests, with buffers of a size.
 func (s *Server) carrier(size int) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Rewrite: s.rewrite, Transport: s.api, FlushInterval: -1, BufferPool: &buffers{size: size}, ModifyResponse: modify,
+		Rewrite: s.rewrite, Transport: s.api, FlushInterval: -1, BufferPool: copybuffer.New(size), ModifyResponse: modify,
 		ErrorHandler: s.failed, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 }
-
-// buffers is an httputil.BufferPool of buffers of one size.
-type buffers struct {
-	size int
-	pool sync.Pool
-}
-
-// Get implements httputil.BufferPool.
-func (b *buffers) Get() []byte {
-	if one, ok := b.pool.Get().(*[]byte); ok {
-		return *one
-	}
-	return make([]byte, b.size)
-}
-
-// Put implements httputil.BufferPool.
-func (b *buffers) Put(one []byte) { b.pool.Put(&one) }

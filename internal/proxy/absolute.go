@@ -14,11 +14,11 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -143,6 +143,7 @@ const (
 	maxIdleStreams     = 256
 	maxIdlePerTarget   = 32
 	maxResponseHeader  = 1 << 20 // bytes
+	copyBufferSize     = 32 << 10
 	expectContinueWait = time.Second
 )
 
@@ -162,7 +163,7 @@ func newForwarder(s *Server) *forwarder {
 		ModifyResponse: addVia,
 		Transport:      f.transport,
 		FlushInterval:  -1, // watches and event streams must not wait
-		BufferPool:     newCopyBuffers(),
+		BufferPool:     copybuffer.New(copyBufferSize),
 		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		ErrorHandler:   f.failed,
 	}
@@ -258,16 +259,3 @@ func transportFailure(err error, target wire.Target) *wire.Failure {
 		return wire.Fail(wire.LegTarget, wire.CodeProtocol, "%s did not answer as an HTTP server does: %v", target, err).WithCause(err)
 	}
 }
-
-// copyBuffers lends the buffers with which bodies are copied.
-type copyBuffers struct{ pool sync.Pool }
-
-const copyBufferSize = 32 << 10
-
-func newCopyBuffers() *copyBuffers {
-	return &copyBuffers{sync.Pool{New: func() any { return new([copyBufferSize]byte) }}}
-}
-
-func (p *copyBuffers) Get() []byte { return p.pool.Get().(*[copyBufferSize]byte)[:] }
-
-func (p *copyBuffers) Put(b []byte) { p.pool.Put((*[copyBufferSize]byte)(b)) }

@@ -2,17 +2,13 @@ package gateway
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"net/http"
-	"net/textproto"
-	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/wire"
 )
@@ -87,72 +83,5 @@ func (g *Gateway) authenticate(r *http.Request, u kubeurl.URL) (Caller, Method, 
 	return Caller{}, MethodNone, f
 }
 
-// bearerProtocol is how a browser's WebSocket, which cannot set Authorization, shows a
-// token to Kubernetes: as a subprotocol, in base64url.
-const bearerProtocol = "base64url.bearer.authorization.k8s.io."
-
-const fieldProtocol = "Sec-Websocket-Protocol"
-
 // Token returns the bearer token that a request shows, or "".
-func Token(r *http.Request) string {
-	if kind, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(kind, "Bearer") {
-		return strings.TrimSpace(token)
-	}
-	if r.Header.Get("Authorization") != "" || !upgrades(r.Header, "websocket") {
-		return ""
-	}
-	for _, p := range protocols(r.Header) {
-		text, ok := strings.CutPrefix(p, bearerProtocol)
-		if !ok {
-			continue
-		}
-		token, err := base64.RawURLEncoding.DecodeString(text)
-		if err != nil || !utf8.Valid(token) {
-			return ""
-		}
-		return string(token)
-	}
-	return ""
-}
-
-// upgrades reports whether a request wants to go on with another protocol.
-func upgrades(h http.Header, protocol string) bool {
-	return listed(h, "Connection", "upgrade") && strings.EqualFold(h.Get("Upgrade"), protocol)
-}
-
-// listed reports whether a comma-separated field lists a word.
-func listed(h http.Header, field, word string) bool {
-	for _, line := range h.Values(field) {
-		for one := range strings.SplitSeq(line, ",") {
-			if strings.EqualFold(textproto.TrimString(one), word) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func protocols(h http.Header) []string {
-	var all []string
-	for _, line := range h.Values(fieldProtocol) {
-		for one := range strings.SplitSeq(line, ",") {
-			if one = textproto.TrimString(one); one != "" {
-				all = append(all, one)
-			}
-		}
-	}
-	return all
-}
-
-// dropBearerProtocol takes tokens out of the subprotocols that a WebSocket offers.
-func dropBearerProtocol(h http.Header) {
-	all := protocols(h)
-	rest := slices.DeleteFunc(slices.Clone(all), func(p string) bool { return strings.HasPrefix(p, bearerProtocol) })
-	switch {
-	case len(rest) == len(all):
-	case len(rest) == 0:
-		h.Del(fieldProtocol)
-	default:
-		h.Set(fieldProtocol, strings.Join(rest, ", "))
-	}
-}
+func Token(r *http.Request) string { return kubeauth.Token(r.Header) }

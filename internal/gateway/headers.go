@@ -7,15 +7,8 @@ import (
 	"strings"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/wire"
-)
-
-// The fields with which a caller of Kubernetes asks to be somebody else.
-const (
-	fieldAsUser  = "Impersonate-User"
-	fieldAsGroup = "Impersonate-Group"
-	fieldAsUID   = "Impersonate-Uid"
-	fieldAsExtra = "Impersonate-Extra-"
 )
 
 // Bounds of what a caller may wish to be.
@@ -40,13 +33,13 @@ func wish(h http.Header) (assertion.Identity, error) {
 		if slices.ContainsFunc(append(values, field), func(s string) bool { return len(s) > maxWish }) {
 			return bad("%s has more than %d bytes", clip(field), maxWish)
 		}
-		key, extra := strings.CutPrefix(field, fieldAsExtra)
+		key, extra := strings.CutPrefix(field, kubeauth.FieldExtra)
 		switch {
-		case field == fieldAsUser || field == fieldAsUID:
+		case field == kubeauth.FieldUser || field == kubeauth.FieldUID:
 			if len(values) != 1 {
 				return bad("%s stands there more than once", field)
 			}
-		case field == fieldAsGroup:
+		case field == kubeauth.FieldGroup:
 			n += len(values)
 			i.Groups = append(i.Groups, values...)
 		case extra:
@@ -62,30 +55,14 @@ func wish(h http.Header) (assertion.Identity, error) {
 			i.Extra[key] = append(i.Extra[key], values...)
 		}
 	}
-	i.User, i.UID = h.Get(fieldAsUser), h.Get(fieldAsUID)
+	i.User, i.UID = h.Get(kubeauth.FieldUser), h.Get(kubeauth.FieldUID)
 	switch {
 	case n > maxWishes:
 		return bad("the request wishes for %d groups and extra attributes, and %d are possible", n, maxWishes)
 	case i.User == "" && !i.IsZero():
-		return bad("the request wishes for groups, a UID or extra attributes and names no user: " + fieldAsUser)
+		return bad("the request wishes for groups, a UID or extra attributes and names no user: " + kubeauth.FieldUser)
 	}
 	return i, nil
-}
-
-// strip takes out of a request everything that could speak for somebody: what the
-// caller proved himself with, what he wishes to be, what only the hub may say, and
-// cookies, which belong to the hub's own pages. With pass, the caller's Authorization
-// and WebSocket token stay.
-func strip(h http.Header, pass bool) {
-	for field := range h {
-		if speaks(field) {
-			delete(h, field)
-		}
-	}
-	if !pass {
-		h.Del("Authorization")
-		dropBearerProtocol(h)
-	}
 }
 
 // keepWish gives a request that is passed on with the caller's own credentials the
@@ -97,18 +74,6 @@ func keepWish(out, in http.Header) {
 			out[field] = values
 		}
 	}
-}
-
-// speaks reports whether a field names an identity, in any spelling that a server may
-// take for it.
-func speaks(field string) bool {
-	field = strings.ToLower(strings.ReplaceAll(field, "_", "-"))
-	for _, p := range []string{"impersonate-", "x-remote-", "postern-", "proxy-", "x-forwarded-", "x-real-ip"} {
-		if strings.HasPrefix(field, p) {
-			return true
-		}
-	}
-	return field == "cookie" || field == "forwarded"
 }
 
 // tame takes out of an answer what would act on the hub's own site, on which every

@@ -14,6 +14,7 @@ import (
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/copybuffer"
+	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
 )
@@ -151,7 +152,7 @@ func (g *Gateway) proxy(size int) *httputil.ReverseProxy {
 func rewrite(p *httputil.ProxyRequest) {
 	c := callOf(p.In)
 	p.Out.URL, p.Out.Host, p.Out.Trailer = c.out, p.In.Host, p.In.Trailer
-	strip(p.Out.Header, c.caller.Pass)
+	kubeauth.Strip(p.Out.Header, c.caller.Pass) // cookies belong to the hub's own pages
 	if c.caller.Pass {
 		keepWish(p.Out.Header, p.In.Header)
 	}

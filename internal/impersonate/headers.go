@@ -9,93 +9,28 @@ import (
 	"strings"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/wire"
 )
 
-// The fields by which one user of a Kubernetes API server acts as another.
-const (
-	fieldUser  = "Impersonate-User"
-	fieldUID   = "Impersonate-Uid"
-	fieldGroup = "Impersonate-Group"
-	fieldExtra = "Impersonate-Extra-"
-)
-
-const (
-	fieldProtocol  = "Sec-Websocket-Protocol"
-	bearerProtocol = "base64url.bearer.authorization.k8s.io." // a WebSocket's way to bear a token
-
-	// ownExtra begins the keys of extras that only the hub sets.
-	ownExtra = "postern.dev/"
-)
-
-// strip takes out of a request everything that could name somebody. With pass, the
-// caller's own credentials stay, and whom he wishes to be: the API server judges both.
-func strip(h http.Header, pass bool) {
-	for field := range h {
-		switch name := strings.ReplaceAll(strings.ToLower(field), "_", "-"); {
-		case strings.HasPrefix(name, "x-remote-"), strings.HasPrefix(name, "postern-"), strings.HasPrefix(name, "proxy-"),
-			strings.HasPrefix(name, "x-forwarded-"), name == "forwarded", name == "x-real-ip":
-			delete(h, field)
-		case strings.HasPrefix(name, "impersonate-"), name == "authorization":
-			if !pass || strings.Contains(field, "_") {
-				delete(h, field)
-			}
-		}
-	}
-	if !pass {
-		dropBearer(h)
-	}
-}
-
-// dropBearer takes tokens out of a WebSocket's protocols.
-func dropBearer(h http.Header) {
-	if !bearsProtocol(h) {
-		return
-	}
-	var kept []string
-	for _, v := range h[fieldProtocol] {
-		for p := range strings.SplitSeq(v, ",") {
-			if p = strings.TrimSpace(p); p != "" && !isBearer(p) {
-				kept = append(kept, p)
-			}
-		}
-	}
-	h.Del(fieldProtocol)
-	if len(kept) > 0 {
-		h.Set(fieldProtocol, strings.Join(kept, ", "))
-	}
-}
-
-func bearsProtocol(h http.Header) bool {
-	return slices.ContainsFunc(h[fieldProtocol], func(v string) bool {
-		for p := range strings.SplitSeq(v, ",") {
-			if isBearer(strings.TrimSpace(p)) {
-				return true
-			}
-		}
-		return false
-	})
-}
-
-func isBearer(protocol string) bool {
-	return len(protocol) >= len(bearerProtocol) && strings.EqualFold(protocol[:len(bearerProtocol)], bearerProtocol)
-}
+// ownExtra begins the keys of extras that only the hub sets.
+const ownExtra = "postern.dev/"
 
 // impersonate sets the fields that name an identity; none for nobody.
 func impersonate(h http.Header, i assertion.Identity) {
 	if i.User == "" {
 		return
 	}
-	h.Set(fieldUser, i.User)
+	h.Set(kubeauth.FieldUser, i.User)
 	if i.UID != "" {
-		h.Set(fieldUID, i.UID)
+		h.Set(kubeauth.FieldUID, i.UID)
 	}
 	if len(i.Groups) > 0 {
-		h[fieldGroup] = slices.Clone(i.Groups)
+		h[kubeauth.FieldGroup] = slices.Clone(i.Groups)
 	}
 	for key, values := range i.Extra {
 		// Not Set: the API server folds the case of keys, and % signs are to stay.
-		h[fieldExtra+escapeKey(key)] = slices.Clone(values)
+		h[kubeauth.FieldExtra+escapeKey(key)] = slices.Clone(values)
 	}
 }
 
@@ -180,7 +115,7 @@ func carryTrailer(in, out *http.Request) http.Header {
 	for field := range in.Trailer {
 		trailer[field] = nil
 	}
-	strip(trailer, false)
+	kubeauth.Strip(trailer, false)
 	out.Body = &trailed{out.Body, in.Trailer, trailer}
 	return trailer
 }

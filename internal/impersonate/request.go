@@ -14,6 +14,7 @@ import (
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/kubestatus"
 	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/policy"
@@ -132,7 +133,7 @@ func (s *Server) believe(r *http.Request) (*request, error) {
 		return nil, wire.Fail(wire.LegAgent, wire.CodeDenied, "the hub itself may ask for token reviews only")
 	case claims.Mode == assertion.ModePass && claims.Service != nil:
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "services do not get the caller's credentials")
-	case claims.Mode == assertion.ModePass && len(r.Header["Authorization"]) == 0 && !bearsProtocol(r.Header):
+	case claims.Mode == assertion.ModePass && !kubeauth.Shows(r.Header):
 		return nil, wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the request has no credentials for the cluster")
 	}
 	principal, err := identity.ParsePrincipal(claims.Principal)
@@ -189,7 +190,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // rewrite makes of the hub's request the one that the cluster gets.
 func (s *Server) rewrite(p *httputil.ProxyRequest) {
 	q := requestOf(p.In.Context())
-	strip(p.Out.Header, q.Mode == assertion.ModePass)
+	kubeauth.Strip(p.Out.Header, q.Mode == assertion.ModePass)
 	p.Out.Trailer = carryTrailer(p.In, p.Out)
 	if q.service != nil {
 		p.Out.URL, p.Out.Host = exactly(q.service.scheme, q.service.pool, p.In.RequestURI), q.service.address()

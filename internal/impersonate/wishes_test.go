@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/kubeauth"
 )
 
 // as returns the claims of ann, who wishes to be somebody else.
@@ -156,7 +157,7 @@ func FuzzHeaders(f *testing.F) {
 		h := http.Header{}
 		h.Add(field, value)
 		h[field] = append(h[field], value)
-		strip(h, pass)
+		kubeauth.Strip(h, pass)
 		impersonate(h, ann().Impersonate)
 		for name, values := range h {
 			plain := strings.ReplaceAll(strings.ToLower(name), "_", "-")
@@ -164,13 +165,13 @@ func FuzzHeaders(f *testing.F) {
 			case strings.HasPrefix(plain, "x-remote-"), strings.HasPrefix(plain, "postern-"):
 				t.Fatalf("%q stays", name)
 			case pass:
-			case plain == "authorization", slices.ContainsFunc(values, func(v string) bool { return name == fieldProtocol && strings.Contains(v, bearerProtocol) }):
+			case plain == "authorization", kubeauth.Shows(h):
 				t.Fatalf("%q: %q stays", name, values)
-			case strings.HasPrefix(plain, "impersonate-") && name != fieldUser && name != fieldGroup && name != fieldExtra+"postern.dev%2Fprincipal":
+			case strings.HasPrefix(plain, "impersonate-") && name != kubeauth.FieldUser && name != kubeauth.FieldGroup && name != kubeauth.FieldExtra+"postern.dev%2Fprincipal":
 				t.Fatalf("%q stays", name)
 			}
 		}
-		if !pass && (h.Get(fieldUser) != "ann@example.org" || len(h[fieldUser]) != 1 || len(h[fieldGroup]) != 2) {
+		if !pass && (h.Get(kubeauth.FieldUser) != "ann@example.org" || len(h[kubeauth.FieldUser]) != 1 || len(h[kubeauth.FieldGroup]) != 2) {
 			t.Fatalf("%v", h)
 		}
 	})

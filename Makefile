@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := build
 
 # Every Go module of the repository, the root first.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard dialer/*/go.mod test/*/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard operator/go.mod dialer/*/go.mod test/*/go.mod))
 
 # How many packages `make test` tests at once. The machines that run it have
 # two cores.

@@ -41,7 +41,7 @@ test-race: ## Run the unit tests and the fuzz tests' seeds with the race detecto
 .PHONY: test-e2e
 test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
 	@echo '==> end-to-end tests'
-	cd test/e2e && go test -count=1 -p 1 -timeout 25m -v ./...
+	cd test/e2e && go test -count=1 -p 1 -parallel 8 -timeout 25m -v ./...
 
 .PHONY: test-kube
 test-kube: ## Run the real programs against a real Kubernetes (root; the first run builds it).

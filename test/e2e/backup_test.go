@@ -100,6 +100,7 @@ func TestKeyRotationIsKilled(t *testing.T) {
 // TestAuthorityRotates replaces the hub's certificate authority while an agent and a
 // proxy of their own processes carry a stream, and the hub is killed in between.
 func TestAuthorityRotates(t *testing.T) {
+	t.Parallel()
 	deadline(t)
 	echo := harness.Serve(t, harness.Echo)
 	hub := harness.StartHub(t, programs, harness.HubSpec{Args: []string{"--credential-ttl", "12s"}})

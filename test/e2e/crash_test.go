@@ -85,6 +85,7 @@ func TestAgentIsKilled(t *testing.T) {
 // TestReplicaIsKilled kills one of two replicas while both serve streams: those
 // of the other go on, and new ones open at once.
 func TestReplicaIsKilled(t *testing.T) {
+	t.Parallel()
 	flood, echo := harness.Serve(t, harness.Flood), harness.Serve(t, harness.Echo)
 	deadline(t)
 	hub := harness.StartHub(t, programs, harness.HubSpec{})
@@ -166,6 +167,7 @@ func TestHubIsKilled(t *testing.T) {
 // TestAgentFreezes stops the agent's process without ending it, as a machine
 // that hangs does: no connection is closed, only silence tells.
 func TestAgentFreezes(t *testing.T) {
+	t.Parallel()
 	flood, echo := harness.Serve(t, harness.Flood), harness.Serve(t, harness.Echo)
 	s, forwards := newSetup(t, flood, echo)
 	conns := floods(t, forwards[0], 3)

@@ -119,16 +119,20 @@ func TestDocumentsAreTested(t *testing.T) {
 	}
 }
 
-// TestDocuments runs the commands of each document, in order.
+// TestDocuments runs the commands of each document, in order; several documents at once.
 func TestDocuments(t *testing.T) {
+	t.Parallel()
 	harness.Need(t, "iproute2", "ip")
 	harness.Need(t, "curl", "curl")
+	harness.Need(t, "postgresql-15", "initdb")
+	harness.Need(t, "postgresql-client-15", "psql")
 	for _, path := range documents(t) {
 		found := slices.DeleteFunc(blocks(read(t, path)), func(b block) bool { return !b.is("tested") })
 		if len(found) == 0 {
 			continue
 		}
 		t.Run(path, func(t *testing.T) {
+			t.Parallel()
 			deadline(t)
 			runDocument(t, path, found)
 		})
@@ -164,10 +168,6 @@ func runDocument(t *testing.T, path string, found []block) {
 		if err := os.Symlink(program, filepath.Join(tools, name)); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if strings.Contains(script.String(), "start-postgres") {
-		harness.Need(t, "postgresql-15", "initdb")
-		harness.Need(t, "postgresql-client-15", "psql")
 	}
 	// A network of its own lets every document use the ports that it names, and
 	// a process tree of its own leaves nothing behind.

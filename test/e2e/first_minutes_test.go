@@ -38,6 +38,7 @@ func TestDev(t *testing.T) {
 
 // TestDoctor lets the doctor look at a way that works and at ways that do not.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	echo := harness.Serve(t, harness.Echo)
 	s, _ := newSetup(t, echo)
 	silent := harness.Serve(t, harness.Hold)

@@ -116,6 +116,7 @@ func snapshot(t *testing.T, dir string) string {
 // TestCredentialsAreRenewed runs with credentials of a minute, past their life:
 // a stream that is open all the time does not notice.
 func TestCredentialsAreRenewed(t *testing.T) {
+	t.Parallel()
 	deadline(t)
 	echo := harness.Serve(t, harness.Echo)
 	hub := harness.StartHub(t, programs, harness.HubSpec{Args: []string{"--credential-ttl", "15s"}})

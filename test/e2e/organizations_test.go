@@ -81,6 +81,7 @@ func readiness(t *testing.T, m harness.Metrics, query string) int {
 // taken away and replaced, and the token of the second renewed, while the streams of the
 // others go on. In the end all are revoked, and the agent ends and says why.
 func TestSeveralOrganizations(t *testing.T) {
+	t.Parallel()
 	deadline(t)
 	echo := harness.Serve(t, harness.Echo)
 	one, two := harness.StartHub(t, programs, harness.HubSpec{}), harness.StartHub(t, programs, harness.HubSpec{})

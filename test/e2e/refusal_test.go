@@ -18,6 +18,7 @@ import (
 // TestProxyErrors looks at what a client is told when a target cannot be
 // reached: the status, the leg that failed, and the Proxy-Status field.
 func TestProxyErrors(t *testing.T) {
+	t.Parallel()
 	curl := harness.Need(t, "curl", "curl")
 	echo := harness.Serve(t, harness.Echo)
 	refused, hole := harness.FreeAddr(t), harness.BlackHole(t)
@@ -163,6 +164,7 @@ func TestAgentIsRefused(t *testing.T) {
 // TestTokenExpires uses a token until it is too old. Clocks may differ by a
 // minute, so it is good for that much longer than it says.
 func TestTokenExpires(t *testing.T) {
+	t.Parallel()
 	deadline(t)
 	hub := harness.StartHub(t, programs, harness.HubSpec{})
 	hub.Token(t, "default")

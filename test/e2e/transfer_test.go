@@ -40,6 +40,7 @@ func TestGibibyteEachWay(t *testing.T) {
 // TestFiveHundredStreams holds 500 streams open at once, uses each of them,
 // and looks that all is given back.
 func TestFiveHundredStreams(t *testing.T) {
+	t.Parallel()
 	const streams = 500
 	echo := harness.Serve(t, harness.Echo)
 	s, forwards := newSetup(t, echo)

@@ -37,7 +37,7 @@ const (
 	reachTime    = 10 * time.Second // to connect, and again for TLS
 	continueTime = 10 * time.Second // that a body waits for its 100 (Continue)
 	keepIdle     = 90 * time.Second
-	pingAfter    = 30 * time.Second // of silence on HTTP/2
+	pingAfter    = 15 * time.Second // of silence on HTTP/2; load balancers cut what is silent for longer
 	streamWindow = 256 << 10        // bytes that a slow reader leaves in memory
 )
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,6 +33,9 @@ type conn struct {
 	near *net.TCPConn // the side that dialled the link
 	done chan struct{}
 	deaf [2]atomic.Bool
+
+	heard  atomic.Int64 // when something came last, by the clock in ns; for Idle
+	silent atomic.Bool  // it was cut for that
 
 	mu    sync.Mutex
 	far   *net.TCPConn // the target's side; nil until it is dialled
@@ -145,7 +149,7 @@ func (f *flow) read() {
 	size := f.line.chunkSize()
 	for {
 		full := chunks.Get().(*[maxChunk]byte)
-		n, err := f.src.Read(full[:size])
+		n, err := f.hear(full[:size])
 		now := time.Now()
 		p := packet{bytes: full[:n], full: full}
 		if n <= smallChunk {
@@ -165,6 +169,33 @@ func (f *flow) read() {
 		if !sleepUntil(timer, next, f.conn.done) {
 			f.push(packet{err: errCut})
 			return
+		}
+	}
+}
+
+// hear reads what comes, and ends a connection on which both ends are silent for
+// longer than the link allows.
+func (f *flow) hear(b []byte) (int, error) {
+	idle := f.conn.link.cfg.Idle
+	if idle == 0 {
+		return f.src.Read(b)
+	}
+	for until := time.Now().Add(idle); ; {
+		_ = f.src.SetReadDeadline(until)
+		n, err := f.src.Read(b)
+		now := time.Now()
+		if n > 0 {
+			f.conn.heard.Store(now.UnixNano())
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		// The other direction may have had something to say.
+		if until = time.Unix(0, f.conn.heard.Load()).Add(idle); !until.After(now) {
+			if f.conn.silent.CompareAndSwap(false, true) {
+				f.conn.link.idled.Add(1)
+			}
+			return 0, errCut
 		}
 	}
 }

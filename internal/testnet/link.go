@@ -54,6 +54,9 @@ type Config struct {
 	// product (Rate × 2 × Delay), and at least 256 KiB. It has no meaning
 	// without Rate.
 	Queue int64
+	// Idle is for how long both ends may be silent before the link cuts their
+	// connection, as proxies and load balancers do. 0 means for ever.
+	Idle time.Duration
 }
 
 // minQueue keeps short paths at their rate across the hiccups of a scheduler.
@@ -78,6 +81,7 @@ type Link struct {
 	gate      gate
 	refuse    atomic.Bool
 	accepted  atomic.Int64
+	idled     atomic.Int64
 	delivered [2]atomic.Int64
 	budget    [2]atomic.Int64 // bytes until Cut; noBudget when not in force
 
@@ -125,6 +129,10 @@ func (l *Link) Conns() int {
 
 // Accepted returns how many connections the link has accepted since it started.
 func (l *Link) Accepted() int64 { return l.accepted.Load() }
+
+// Idled returns how many connections the link has cut because both ends
+// were silent.
+func (l *Link) Idled() int64 { return l.idled.Load() }
 
 // Delivered returns how many bytes have left the link in direction d.
 func (l *Link) Delivered(d Direction) int64 { return l.delivered[d].Load() }

@@ -256,6 +256,34 @@ func TestFreezeStopsBytesAndThawLosesNone(t *testing.T) {
 	}
 }
 
+func TestIdleCutsOnlyWhatIsSilent(t *testing.T) {
+	t.Parallel()
+	const idle = 300 * time.Millisecond
+	l := listen(t, testnet.Config{Target: serve(t, func(c *net.TCPConn) { _, _ = io.Copy(io.Discard, c) }), Idle: idle})
+	busy, silent := dial(t, l.Addr()), dial(t, l.Addr())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := silent.Read(make([]byte, 1))
+		ended <- err
+	}()
+	started := time.Now()
+	for cut := false; !cut || time.Since(started) < 3*idle; { // one direction is enough to be busy
+		if _, err := busy.Write([]byte("x")); err != nil {
+			t.Fatalf("after %s: %v", time.Since(started), err)
+		}
+		select {
+		case err := <-ended:
+			if cut = true; err == nil || time.Since(started) < idle {
+				t.Errorf("the silent connection ended with %v after %s", err, time.Since(started))
+			}
+		case <-time.After(idle / 20):
+		}
+	}
+	if n := l.Idled(); n != 1 {
+		t.Errorf("%d connections were cut for their silence, want 1", n)
+	}
+}
+
 func TestCutResetsBothEnds(t *testing.T) {
 	t.Parallel()
 	targetErr := make(chan error, 1)

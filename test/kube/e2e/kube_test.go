@@ -16,6 +16,7 @@ import (
 // TestKube starts one cluster and one tunnel, and then looks at them from many sides. The parts
 // share them, in this order: the crashes come last.
 func TestKube(t *testing.T) {
+	t.Parallel()
 	started := time.Now()
 	c := cluster.StartT(t)
 	t.Cleanup(func() {

@@ -28,12 +28,8 @@ const (
 
 // tunnel is the hub and a proxy outside, and an agent inside.
 type tunnel struct {
-	owner     *testing.T // whose end is the end of every process, whichever part started it
+	outside
 	cluster   *cluster.Cluster
-	binary    string
-	dir       string // logs, tokens; kept until the next run
-	data      string // the hub's
-	hub       *proc.Process
 	agent     *proc.Process
 	proxy     *proc.Process
 	httpAddr  string
@@ -43,12 +39,7 @@ type tunnel struct {
 // startTunnel builds the program and starts hub, agent and proxy with the documented commands.
 func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 	t.Helper()
-	m := &tunnel{owner: t, cluster: c, dir: filepath.Join(c.Dir(), "postern"), httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
-	m.data = filepath.Join(m.dir, "hub")
-	if err := os.MkdirAll(m.dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	m.binary = buildPostern(t, m.dir)
+	m := &tunnel{outside: newOutside(t, filepath.Join(c.Dir(), "postern"), hubAddr), cluster: c, httpAddr: freeAddr(t), socksAddr: freeAddr(t)}
 	t.Cleanup(func() {
 		for _, p := range []*proc.Process{m.hub, m.agent, m.proxy} {
 			if t.Failed() && p != nil {
@@ -58,81 +49,11 @@ func startTunnel(t *testing.T, c *cluster.Cluster) *tunnel {
 	})
 
 	m.hub = m.startHub(t)
-	m.control(t, "robot", "create", "r1", "-a", "default")
-	m.control(t, "robot", "token", "create", "r1", "t1", "-f", m.robotToken(), "-a", "default")
-
+	m.makeRobot(t)
 	m.agent = m.startAgent(t, "r1")
 	m.proxy = m.startProxy(t, "proxy", agentID, m.httpAddr, m.socksAddr)
 	m.waitUntilUseful(t, m.viaProxyURL(t, "probe", "http://"+m.httpAddr))
 	return m
-}
-
-// buildPostern builds the program under test; POSTERN_BINARY names one that is built already.
-func buildPostern(t *testing.T, dir string) string {
-	t.Helper()
-	if binary := os.Getenv("POSTERN_BINARY"); binary != "" {
-		t.Logf("testing %s", binary)
-		return binary
-	}
-	binary := filepath.Join(dir, "postern")
-	if err := cluster.GoBuild(t.Context(), filepath.Join("..", "..", ".."), binary, "./cmd/postern"); err != nil {
-		t.Fatal(err)
-	}
-	return binary
-}
-
-func (m *tunnel) caFile() string     { return filepath.Join(m.data, "ca.crt") }
-func (m *tunnel) adminToken() string { return filepath.Join(m.data, "admin.token") }
-func (m *tunnel) robotToken() string { return filepath.Join(m.dir, "robot.json") }
-
-// environment is that of the programs outside: no proxy of this machine's, and the hub.
-func (m *tunnel) environment() []string {
-	return append(slices.DeleteFunc(os.Environ(), proxyVariables),
-		"POSTERN_HUB=https://"+hubAddr, "POSTERN_TOKEN_FILE="+m.adminToken(), "POSTERN_CA_FILE="+m.caFile())
-}
-
-// control runs a command against the hub as its administrator.
-func (m *tunnel) control(t *testing.T, args ...string) string {
-	t.Helper()
-	ctx := limit(t, quick)
-	cmd := exec.CommandContext(ctx, m.binary, args...)
-	cmd.Env = m.environment()
-	r := finish(ctx, cmd)
-	if r.err != nil || r.code != 0 {
-		t.Fatalf("postern %v: exit code %d, %v\n%s%s", args, r.code, r.err, r.stdout, r.stderr)
-	}
-	return r.stdout
-}
-
-// outside starts a long-running part of Postern on the host, until the end of the owner.
-func (m *tunnel) outside(t *testing.T, name string, args ...string) *proc.Process {
-	t.Helper()
-	cmd := exec.Command(m.binary, args...)
-	cmd.Env = slices.DeleteFunc(os.Environ(), proxyVariables)
-	p, err := proc.Start(name, filepath.Join(m.dir, name+".log"), cmd, (*exec.Cmd).Start)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.owner.Cleanup(func() { m.stop(p) })
-	return p
-}
-
-// startHub starts the hub, on the data that it may have from before, and waits until it listens.
-func (m *tunnel) startHub(t *testing.T) *proc.Process {
-	t.Helper()
-	hub := m.outside(t, "hub", "hub", "--data", m.data, "--listen", hubAddr)
-	m.waitFor(t, "the hub makes its administrator's token and listens", func(ctx context.Context) error {
-		if _, err := os.Stat(m.adminToken()); err != nil {
-			return err
-		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, "tcp", hubAddr)
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	}, hub)
-	return hub
 }
 
 // startAgent starts a replica of the agent inside the private network, as its owner would on a
@@ -150,21 +71,9 @@ func (m *tunnel) startAgent(t *testing.T, replica string) *proc.Process {
 	return p
 }
 
-// stop asks a process to end, if no part of the test has killed it, and sees that it does so well.
-func (m *tunnel) stop(p *proc.Process) {
-	if p.Ended() != nil {
-		return
-	}
-	if !p.Stop(15 * time.Second) {
-		m.owner.Errorf("%s did not stop within 15 s of SIGTERM (log: %s)", p.Name(), p.Log())
-	} else if p.Err() != nil {
-		m.owner.Errorf("after SIGTERM, %v", p.Ended())
-	}
-}
-
 func (m *tunnel) startProxy(t *testing.T, name, agent, httpAddr, socksAddr string) *proc.Process {
 	t.Helper()
-	return m.outside(t, name, "proxy", "--connect-url", "tls://"+hubAddr, "--organization", "default",
+	return m.run(t, name, "proxy", "--connect-url", "tls://"+hubAddr, "--organization", "default",
 		"--agent-id", agent, "--token-file", m.robotToken(), "--ca-file", m.caFile(), "--http", httpAddr, "--socks5", socksAddr)
 }
 
@@ -203,13 +112,6 @@ func (m *tunnel) waitUntilUseful(t *testing.T, kubectl client) {
 type notUseful struct{ result }
 
 func (e *notUseful) Error() string { return e.stdout + e.stderr }
-
-func (m *tunnel) waitFor(t *testing.T, what string, check func(context.Context) error, processes ...*proc.Process) {
-	t.Helper()
-	if err := proc.Wait(limit(t, 2*quick), what, check, processes...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // freeAddr is a loopback address that nothing listens on. Its port is below those that the kernel
 // gives to connections, so that none of them takes it before it is used.

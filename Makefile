@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := build
 
 # Every Go module of the repository, the root first.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard operator/go.mod dialer/*/go.mod test/*/go.mod))
+MODULES := . $(patsubst %/go.mod,%,$(wildcard operator/go.mod dialer/*/go.mod test/*/go.mod tools/images/go.mod))
 
 # How many packages `make test` tests at once. The machines that run it have
 # two cores.
@@ -37,6 +37,7 @@ test-race: ## Run the unit tests and the fuzz tests' seeds with the race detecto
 	go test -race -count=1 -p 1 -timeout 15m $(WORLDS)
 	cd test/bench && go test -count=1 -p $(P) -timeout 5m ./...
 	cd dialer/kube && go test -race -count=1 -p $(P) -timeout 10m ./...
+	cd tools/images && go test -count=1 -p $(P) -timeout 5m ./...
 
 .PHONY: test-e2e
 test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
@@ -67,6 +68,10 @@ vulncheck: ## Look for known vulnerabilities, where their database can be reache
 .PHONY: release
 release: ## Build a release into dist/, byte for byte the same everywhere: VERSION=v1.2.3.
 	@tools/release.sh "$(VERSION)" dist
+
+.PHONY: images
+images: ## Build container images into dist/images/, without Docker: VERSION=v1.2.3.
+	@tools/release.sh --images "$(VERSION)" dist
 
 .PHONY: fmt
 fmt: ## Format the Go files.

@@ -3,16 +3,18 @@ package e2e_test
 import (
 	"bytes"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
 
 // TestReleaseIsReproducible builds a release of the small program in two directories
-// and two environments. Both give the same bytes, and the bill of materials lists
-// what the program is made of. The build cache is shared: to fill another takes minutes.
+// and two environments. Both give the same bytes, images too, and the bill of materials
+// lists what the program is made of. The build cache is shared: to fill another takes minutes.
 func TestReleaseIsReproducible(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -32,14 +34,23 @@ func TestReleaseIsReproducible(t *testing.T) {
 	one := build(filepath.Join(t.TempDir(), "a"))
 	two := build(filepath.Join(t.TempDir(), "somewhere/else"), "TZ=Asia/Tokyo", "LANG=C", "GOAMD64=v3", "GOFLAGS=-tags=other", "USER=other")
 	entries, err := os.ReadDir(one)
-	if err != nil || len(entries) != 3 {
+	if err != nil || len(entries) != 4 {
 		t.Fatalf("the release is %v, %v", entries, err)
 	}
-	for _, e := range entries {
-		a, errA := os.ReadFile(filepath.Join(one, e.Name()))
-		b, errB := os.ReadFile(filepath.Join(two, e.Name()))
+	files := filesBelow(t, one)
+	if other := filesBelow(t, two); !slices.Equal(files, other) {
+		t.Errorf("the files are %v and %v", files, other)
+	}
+	for _, name := range files {
+		a, errA := os.ReadFile(filepath.Join(one, name))
+		b, errB := os.ReadFile(filepath.Join(two, name))
 		if errA != nil || errB != nil || !bytes.Equal(a, b) {
-			t.Errorf("%s differs: %d and %d bytes, %v, %v", e.Name(), len(a), len(b), errA, errB)
+			t.Errorf("%s differs: %d and %d bytes, %v, %v", name, len(a), len(b), errA, errB)
+		}
+	}
+	for _, want := range []string{"images/DIGESTS", "images/postern-agent/index.json", "images/postern-agent_v0.0.0-test_linux_amd64.tar"} {
+		if !slices.Contains(files, want) {
+			t.Errorf("the release lacks %s", want)
 		}
 	}
 
@@ -89,6 +100,23 @@ func TestReleaseIsReproducible(t *testing.T) {
 	if modules == 0 {
 		t.Errorf("the program has no modules:\n%s", out)
 	}
+}
+
+// filesBelow lists the files in a folder and all below it.
+func filesBelow(t *testing.T, dir string) []string {
+	t.Helper()
+	var names []string
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			name, err = filepath.Rel(dir, name)
+			names = append(names, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
 
 // copySources copies what a build needs.

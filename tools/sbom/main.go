@@ -92,7 +92,8 @@ func write(w io.Writer, file string) error {
 	release := strings.TrimPrefix(info.GoVersion, "go")
 	all := []component{{Type: "library", Ref: purl("stdlib", release), Name: "stdlib", Version: release, Purl: purl("stdlib", release)}}
 	for _, m := range info.Deps {
-		if m.Replace != nil {
+		// A module of this repository is replaced by a folder, which is no name for it.
+		if m.Replace != nil && m.Replace.Version != "" {
 			m = m.Replace
 		}
 		c := component{Type: "library", Ref: purl(m.Path, m.Version), Name: m.Path, Version: m.Version, Purl: purl(m.Path, m.Version)}

@@ -15,7 +15,7 @@ import (
 // KubectlInside runs kubectl as administrator inside the private network, without any tunnel.
 func (c *Cluster) KubectlInside(ctx context.Context, args ...string) (string, error) {
 	name := c.path("pki", "inside.kubeconfig")
-	if err := (pki.Kubeconfig{Server: direct(), CA: c.pki.CertPEM(), Client: c.admin}).WriteFile(name); err != nil {
+	if err := (pki.Kubeconfig{Server: c.direct(), CA: c.pki.CertPEM(), Client: c.admin}).WriteFile(name); err != nil {
 		return "", err
 	}
 	return c.Exec(ctx, c.Kubectl(), append([]string{"--kubeconfig", name, "--cache-dir", c.path("kubectl-cache")}, args...)...)

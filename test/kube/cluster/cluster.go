@@ -12,21 +12,19 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"testing"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"postern.dev/postern/test/kube/bins"
 	"postern.dev/postern/test/kube/debian"
-	"postern.dev/postern/test/kube/filelock"
 	"postern.dev/postern/test/kube/pki"
 	"postern.dev/postern/test/kube/proc"
 	"postern.dev/postern/test/kube/sandbox"
 )
 
-// base holds everything of the one cluster that a machine can run at a time. The path is short,
-// because sockets are in it, and no one but root can have put anything there.
+// base holds everything of the clusters that a machine can run at a time: one, or one pair. The path
+// is short, because sockets are in it, and no one but root can have put anything there.
 const base = "/var/lib/postern-kube"
 
 // startTimeout bounds the start of the cluster, once its programs are built.
@@ -36,20 +34,29 @@ const startTimeout = 4 * time.Minute
 type Options struct {
 	// Logf reports progress, one line a call; nil for none.
 	Logf func(format string, args ...any)
+	// WithoutNode leaves out everything that runs pods: there are etcd, the API server and the
+	// controller manager, which is enough for clients and controllers, and starts in a third of
+	// the time. Import, pods and the cluster's DNS do not work then.
+	WithoutNode bool
+	// APIServer are further flags of the API server.
+	APIServer []string
 }
 
 // Cluster is a running cluster.
 type Cluster struct {
 	logf func(format string, args ...any)
+	opts Options
+	site site
 	dir  string
-	lock *filelock.Lock
+	lock *machine
 	bins *bins.Set
 	tool string
 	pki  *pki.Authority
 	box  *sandbox.Sandbox
 
-	admin pki.Pair
-	api   *proc.Process
+	admin   pki.Pair
+	api     *proc.Process
+	apiArgs []string
 
 	mu        sync.Mutex
 	processes []*proc.Process
@@ -59,47 +66,29 @@ type Cluster struct {
 // Start builds what is missing and starts a cluster, or waits for another run to end its own. It
 // is ready when its node is, its DNS answers and pods can be made. The caller must Close it.
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
+	lock, set, err := prepare(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, opts, firstSite(), lock, set)
+}
+
+// start starts one cluster on a machine that is reserved, and gives up its share of the
+// reservation if it cannot.
+func start(ctx context.Context, opts Options, s site, lock *machine, set *bins.Set) (*Cluster, error) {
 	if opts.Logf == nil {
 		opts.Logf = func(string, ...any) {}
 	}
-	if os.Geteuid() != 0 {
-		return nil, debian.ErrNotRoot
-	}
-	set, err := bins.Ensure(ctx, bins.Logf(opts.Logf))
-	if err != nil {
-		return nil, err
-	}
-	if err := debian.Ensure(ctx, debian.Logf(opts.Logf), packages()...); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(base, 0o700); err != nil {
-		return nil, fmt.Errorf("make the cluster's folder: %w", err)
-	}
-	lock, err := filelock.Acquire(ctx, filepath.Join(base, "lock"), filelock.Logf(opts.Logf))
-	if err != nil {
-		return nil, err
-	}
-	c := &Cluster{logf: opts.Logf, dir: filepath.Join(base, "run"), lock: lock, bins: set}
+	c := &Cluster{logf: opts.Logf, opts: opts, site: s, dir: filepath.Join(base, s.dir), lock: lock, bins: set}
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("the cluster did not start in time"))
 	defer cancel()
-	start := time.Now()
+	began := time.Now()
 	if err := c.start(ctx); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("start the cluster: %w", err)
+		return nil, fmt.Errorf("start cluster %s: %w", s.name, err)
 	}
-	c.logf("cluster: ready in %s, files in %s", time.Since(start).Round(100*time.Millisecond), c.dir)
+	c.logf("cluster %s: ready in %s, files in %s", s.name, time.Since(began).Round(100*time.Millisecond), c.dir)
 	return c, nil
-}
-
-// StartT is Start for a test: it logs to the test, fails it, and closes the cluster at its end.
-func StartT(t *testing.T) *Cluster {
-	t.Helper()
-	c, err := Start(t.Context(), Options{Logf: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
 }
 
 func packages() []debian.Package {
@@ -130,7 +119,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		Dir:      c.dir,
 		Init:     []string{c.tool, "init"},
 		Hostname: nodeName,
-		Files:    sandboxFiles(),
+		Files:    c.site.sandboxFiles(),
 	})
 	if err != nil {
 		return err
@@ -141,6 +130,12 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if c.pki, err = pki.New(c.path("pki"), "postern-kube"); err != nil {
 		return err
+	}
+	if c.opts.WithoutNode {
+		if err := c.startControlPlane(ctx); err != nil {
+			return err
+		}
+		return c.waitForAccount(ctx)
 	}
 	if err := c.makeCgroups(); err != nil {
 		return err
@@ -180,6 +175,9 @@ func (c *Cluster) Helm() string { return c.bins.Path("helm") }
 // Pid is a process inside the private network, for reading its /proc/PID/net.
 func (c *Cluster) Pid() int { return c.box.Pid() }
 
+// NodeIP is the node's address on the link to the host.
+func (c *Cluster) NodeIP() string { return c.site.nodeIP }
+
 // Close ends every process of the cluster and removes its network, mounts and control groups. The
 // logs stay until the next start.
 func (c *Cluster) Close() {
@@ -194,7 +192,7 @@ func (c *Cluster) Close() {
 		c.box.Close() // ends the processes, each of which has a goroutine that waits for it
 	}
 	if err := c.removeHostState(); err != nil {
-		c.logf("cluster: %v", err)
+		c.logf("cluster %s: %v", c.site.name, err)
 	}
-	c.lock.Release()
+	c.lock.release()
 }

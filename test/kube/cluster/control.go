@@ -22,7 +22,9 @@ const Server = "https://kubernetes.default.svc.cluster.local"
 const etcdURL = "http://127.0.0.1:2379"
 
 // direct is the API server's URL for the cluster's own parts.
-func direct() string { return "https://" + net.JoinHostPort(NodeIP, strconv.Itoa(APIPort)) }
+func (c *Cluster) direct() string {
+	return "https://" + net.JoinHostPort(c.site.nodeIP, strconv.Itoa(APIPort))
+}
 
 // startControlPlane starts etcd and the API server, waits for it, and starts what watches it.
 func (c *Cluster) startControlPlane(ctx context.Context) error {
@@ -38,14 +40,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startAPIServer(); err != nil {
 		return err
 	}
-	client, err := c.adminClient()
-	if err != nil {
-		return err
-	}
-	err = proc.Wait(ctx, "the API server is ready", func(ctx context.Context) error {
-		return getOK(ctx, client, direct()+"/readyz")
-	}, etcd, c.api)
-	if err != nil {
+	if err := c.waitForAPIServer(ctx, etcd); err != nil {
 		return err
 	}
 	if err := c.startController("kube-controller-manager", "system:kube-controller-manager",
@@ -55,13 +50,27 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		"--use-service-account-credentials=true"); err != nil {
 		return err
 	}
+	if c.opts.WithoutNode {
+		return nil
+	}
 	return c.startController("kube-scheduler", "system:kube-scheduler")
+}
+
+// waitForAPIServer waits until the API server is ready.
+func (c *Cluster) waitForAPIServer(ctx context.Context, others ...*proc.Process) error {
+	client, err := c.adminClient()
+	if err != nil {
+		return err
+	}
+	return proc.Wait(ctx, "the API server is ready", func(ctx context.Context) error {
+		return getOK(ctx, client, c.direct()+"/readyz")
+	}, append(others, c.api)...)
 }
 
 func (c *Cluster) startAPIServer() error {
 	serving, err := c.pki.Issue("apiserver", pki.Subject{Name: "kube-apiserver", Hosts: []string{
 		"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-		"localhost", "127.0.0.1", serviceIP, NodeIP,
+		"localhost", "127.0.0.1", serviceIP, c.site.nodeIP,
 	}})
 	if err != nil {
 		return err
@@ -77,9 +86,9 @@ func (c *Cluster) startAPIServer() error {
 	if c.admin, err = c.pki.Issue("admin", pki.Subject{Name: "admin", Groups: []string{"system:masters"}}); err != nil {
 		return err
 	}
-	c.api, err = c.daemon(c.bins.Path("kube-apiserver"),
+	c.apiArgs = append([]string{
 		"--etcd-servers", etcdURL,
-		"--bind-address", NodeIP, "--advertise-address", NodeIP, "--secure-port", strconv.Itoa(APIPort),
+		"--bind-address", c.site.nodeIP, "--advertise-address", c.site.nodeIP, "--secure-port", strconv.Itoa(APIPort),
 		"--tls-cert-file", serving.CertFile, "--tls-private-key-file", serving.KeyFile,
 		"--client-ca-file", c.pki.CertFile(),
 		"--service-account-issuer", Server,
@@ -89,7 +98,9 @@ func (c *Cluster) startAPIServer() error {
 		"--allow-privileged=true", "--profiling=false",
 		"--kubelet-preferred-address-types", "InternalIP",
 		"--kubelet-certificate-authority", c.pki.CertFile(),
-		"--kubelet-client-certificate", kubelet.CertFile, "--kubelet-client-key", kubelet.KeyFile)
+		"--kubelet-client-certificate", kubelet.CertFile, "--kubelet-client-key", kubelet.KeyFile,
+	}, c.opts.APIServer...)
+	c.api, err = c.daemon(c.bins.Path("kube-apiserver"), c.apiArgs...)
 	return err
 }
 
@@ -113,7 +124,7 @@ func (c *Cluster) userKubeconfig(file string, subject pki.Subject) (string, erro
 		return "", err
 	}
 	name := c.path("pki", file+".kubeconfig")
-	return name, pki.Kubeconfig{Server: direct(), CA: c.pki.CertPEM(), Client: pair}.WriteFile(name)
+	return name, pki.Kubeconfig{Server: c.direct(), CA: c.pki.CertPEM(), Client: pair}.WriteFile(name)
 }
 
 // adminClient is an HTTP client of the API server, inside the private network.

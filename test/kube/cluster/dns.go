@@ -14,7 +14,7 @@ import (
 )
 
 const corefile = `.:53 {
-    bind ` + NodeIP + `
+    bind %s
     errors
     health 127.0.0.1:8080
     ready 127.0.0.1:8181
@@ -43,7 +43,7 @@ kind: EndpointSlice
 metadata: {name: kube-dns-node, namespace: kube-system, labels: {kubernetes.io/service-name: kube-dns}}
 addressType: IPv4
 endpoints:
-- {addresses: [` + NodeIP + `], conditions: {ready: true}}
+- {addresses: [%s], conditions: {ready: true}}
 ports:
 - {name: dns, port: 53, protocol: UDP}
 - {name: dns-tcp, port: 53, protocol: TCP}
@@ -66,7 +66,7 @@ subjects:
 // startDNS starts CoreDNS and waits until the API server's name resolves through the service.
 func (c *Cluster) startDNS(ctx context.Context) error {
 	manifest := c.path("dns.yaml")
-	if err := os.WriteFile(manifest, []byte(dnsObjects), 0o600); err != nil {
+	if err := os.WriteFile(manifest, fmt.Appendf(nil, dnsObjects, c.site.nodeIP), 0o600); err != nil {
 		return fmt.Errorf("write the objects of the cluster's DNS: %w", err)
 	}
 	err := proc.Wait(ctx, "the objects of the cluster's DNS are made", func(ctx context.Context) error {
@@ -81,7 +81,7 @@ func (c *Cluster) startDNS(ctx context.Context) error {
 		return err
 	}
 	name := c.path("Corefile")
-	if err := os.WriteFile(name, fmt.Appendf(nil, corefile, kubeconfig), 0o600); err != nil {
+	if err := os.WriteFile(name, fmt.Appendf(nil, corefile, c.site.nodeIP, kubeconfig), 0o600); err != nil {
 		return fmt.Errorf("write CoreDNS's configuration: %w", err)
 	}
 	dns, err := c.daemon(c.bins.Path("coredns"), "-conf", name)

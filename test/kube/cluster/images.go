@@ -39,8 +39,14 @@ func (c *Cluster) Import(ctx context.Context, m image.Image) error {
 		return err
 	}
 	defer os.Remove(archive)
+	return c.ImportArchive(ctx, archive)
+}
+
+// ImportArchive puts an image on the node from an OCI archive, under the name that the archive
+// says.
+func (c *Cluster) ImportArchive(ctx context.Context, archive string) error {
 	if _, err := c.Exec(ctx, "/usr/bin/ctr", "-a", socket, "-n", "k8s.io", "images", "import", archive); err != nil {
-		return fmt.Errorf("import the image %s: %w", m.Ref, err)
+		return fmt.Errorf("import the image %s: %w", archive, err)
 	}
 	return nil
 }

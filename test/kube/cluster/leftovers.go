@@ -15,9 +15,6 @@ import (
 	"time"
 )
 
-// cgroupName is the control group, in every hierarchy, below which the node puts its pods.
-const cgroupName = "postern-kube"
-
 // clean removes what a run that was killed left behind. Its processes, mounts and addresses went
 // with its sandbox; files and control groups did not.
 func (c *Cluster) clean() error {
@@ -32,17 +29,17 @@ func (c *Cluster) clean() error {
 
 // removeHostState removes the host's end of the link and the control groups.
 func (c *Cluster) removeHostState() error {
-	if _, err := net.InterfaceByName(hostLink); err == nil {
-		if out, err := exec.Command("ip", "link", "del", hostLink).CombinedOutput(); err != nil {
+	if _, err := net.InterfaceByName(c.site.hostLink); err == nil {
+		if out, err := exec.Command("ip", "link", "del", c.site.hostLink).CombinedOutput(); err != nil {
 			// The kernel may have removed it meanwhile, with the sandbox.
-			if _, still := net.InterfaceByName(hostLink); still == nil {
+			if _, still := net.InterfaceByName(c.site.hostLink); still == nil {
 				return fmt.Errorf("remove the link of an earlier run: %w: %s", err, out)
 			}
 		}
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		err := removeCgroups()
+		err := removeCgroups(c.site.cgroup)
 		if err == nil || time.Now().After(deadline) {
 			return err
 		}
@@ -76,12 +73,12 @@ func (c *Cluster) makeCgroups() error {
 		return err
 	}
 	for _, root := range roots {
-		if err := os.Mkdir(filepath.Join(root, cgroupName), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(filepath.Join(root, c.site.cgroup), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("make a control group: %w", err)
 		}
 	}
 	if len(roots) == 1 {
-		return delegate(filepath.Join(roots[0], cgroupName))
+		return delegate(filepath.Join(roots[0], c.site.cgroup))
 	}
 	return nil
 }
@@ -103,16 +100,16 @@ func delegate(group string) error {
 }
 
 // removeCgroups removes the node's control groups, the deepest first.
-func removeCgroups() error {
+func removeCgroups(name string) error {
 	roots, err := hierarchies()
 	if err != nil {
 		return err
 	}
 	for _, root := range roots {
 		var groups []string
-		err := filepath.WalkDir(filepath.Join(root, cgroupName), func(name string, d fs.DirEntry, err error) error {
+		err := filepath.WalkDir(filepath.Join(root, name), func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
-				groups = append(groups, name)
+				groups = append(groups, path)
 			}
 			return nil // what is gone meanwhile needs no removal
 		})

@@ -16,9 +16,10 @@ import (
 // The addresses are from the range for benchmarks (RFC 2544), which no real network uses.
 const (
 	// HostIP is the test host's end of the link: the one address that is reachable from inside,
-	// and where a hub should listen.
+	// and where a hub should listen. It is the same for both clusters of a pair.
 	HostIP = "198.18.77.1"
-	// NodeIP is the node's end of the link. Nothing outside can connect to it.
+	// NodeIP is the node's end of the link. Nothing outside can connect to it. The second
+	// cluster of a pair has another one: see Cluster.NodeIP.
 	NodeIP = "198.18.77.2"
 	// APIPort is where the API server listens, inside.
 	APIPort = 6443
@@ -26,7 +27,6 @@ const (
 	// NodeLink is the node's end of the link as a network device.
 	NodeLink = "eth0"
 
-	hostLink = "postern-kube0"
 	nodeName = "node"
 
 	podRange     = "10.88.0.0/24"
@@ -36,11 +36,31 @@ const (
 	DNSIP = "10.96.0.10"
 )
 
+// site is what tells two clusters on one machine apart. From inside they look the same, down to
+// the addresses of nodes' names, pods and services: so it is with many private networks.
+type site struct {
+	name     string // for the log
+	dir      string // below base
+	hostLink string
+	gateway  string // the host's end of the link
+	nodeIP   string
+	// cgroup is the control group, in every hierarchy, below which the node puts its pods.
+	cgroup string
+}
+
+func firstSite() site {
+	return site{name: "A", dir: "run", hostLink: "postern-kube0", gateway: HostIP, nodeIP: NodeIP, cgroup: "postern-kube"}
+}
+
+func secondSite() site {
+	return site{name: "B", dir: "run-b", hostLink: "postern-kube1", gateway: "198.18.78.1", nodeIP: "198.18.78.2", cgroup: "postern-kube-b"}
+}
+
 // sandboxFiles are what the programs inside see instead of the machine's own.
-func sandboxFiles() map[string]string {
+func (s site) sandboxFiles() map[string]string {
 	files := map[string]string{
 		"/etc/resolv.conf": "nameserver " + DNSIP + "\noptions timeout:2 attempts:2\n",
-		"/etc/hosts":       "127.0.0.1 localhost\n" + NodeIP + " " + nodeName + "\n",
+		"/etc/hosts":       "127.0.0.1 localhost\n" + s.nodeIP + " " + nodeName + "\n",
 	}
 	// The kubelet insists on these settings of the whole machine, and changes them if it must:
 	// here it finds them as it wants them, and the machine stays as it is.
@@ -64,9 +84,9 @@ func sandboxFiles() map[string]string {
 // only. The rules are where they come before any that kube-proxy may add.
 func (c *Cluster) network(ctx context.Context) error {
 	outside := [][]string{
-		{"link", "add", hostLink, "type", "veth", "peer", "name", NodeLink, "netns", strconv.Itoa(c.box.Pid())},
-		{"addr", "add", HostIP + "/30", "dev", hostLink},
-		{"link", "set", hostLink, "up"},
+		{"link", "add", c.site.hostLink, "type", "veth", "peer", "name", NodeLink, "netns", strconv.Itoa(c.box.Pid())},
+		{"addr", "add", c.site.gateway + "/30", "dev", c.site.hostLink},
+		{"link", "set", c.site.hostLink, "up"},
 	}
 	for _, args := range outside {
 		if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
@@ -77,9 +97,9 @@ func (c *Cluster) network(ctx context.Context) error {
 		return err
 	}
 	inside := [][]string{
-		{"ip", "addr", "add", NodeIP + "/30", "dev", NodeLink},
+		{"ip", "addr", "add", c.site.nodeIP + "/30", "dev", NodeLink},
 		{"ip", "link", "set", NodeLink, "up"},
-		{"ip", "route", "add", "default", "via", HostIP},
+		{"ip", "route", "add", "default", "via", c.site.gateway},
 		{"iptables", "-t", "mangle", "-A", "PREROUTING", "-i", NodeLink, "-m", "conntrack", "!", "--ctstate", "ESTABLISHED,RELATED", "-j", "DROP"},
 		{"iptables", "-t", "mangle", "-A", "POSTROUTING", "-o", NodeLink, "!", "-d", HostIP, "-j", "DROP"},
 	}

@@ -100,14 +100,14 @@ func (c *Cluster) startNode(ctx context.Context) error {
 }
 
 func (c *Cluster) startKubelet() (*proc.Process, error) {
-	kubeconfig, err := c.userKubeconfig("kubelet", pki.Subject{Name: "system:node:" + nodeName, Groups: []string{"system:nodes"}, Hosts: []string{nodeName, NodeIP}})
+	kubeconfig, err := c.userKubeconfig("kubelet", pki.Subject{Name: "system:node:" + nodeName, Groups: []string{"system:nodes"}, Hosts: []string{nodeName, c.site.nodeIP}})
 	if err != nil {
 		return nil, err
 	}
 	config, err := c.writeJSON("kubelet.json", map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1",
 		"kind":       "KubeletConfiguration",
-		"address":    NodeIP,
+		"address":    c.site.nodeIP,
 		"authentication": map[string]any{
 			"anonymous": map[string]any{"enabled": false},
 			"webhook":   map[string]any{"enabled": true},
@@ -118,7 +118,7 @@ func (c *Cluster) startKubelet() (*proc.Process, error) {
 		"tlsPrivateKeyFile":           c.path("pki", "kubelet.key"),
 		"containerRuntimeEndpoint":    "unix://" + socket,
 		"cgroupDriver":                "cgroupfs",
-		"cgroupRoot":                  "/" + cgroupName,
+		"cgroupRoot":                  "/" + c.site.cgroup,
 		"failCgroupV1":                false,
 		"failSwapOn":                  false,
 		"clusterDNS":                  []string{DNSIP},
@@ -136,7 +136,7 @@ func (c *Cluster) startKubelet() (*proc.Process, error) {
 		return nil, err
 	}
 	return c.daemon(c.bins.Path("kubelet"), "--config", config, "--kubeconfig", kubeconfig,
-		"--hostname-override", nodeName, "--node-ip", NodeIP, "--root-dir", c.path("kubelet"))
+		"--hostname-override", nodeName, "--node-ip", c.site.nodeIP, "--root-dir", c.path("kubelet"))
 }
 
 func (c *Cluster) startKubeProxy() (*proc.Process, error) {

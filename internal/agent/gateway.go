@@ -133,6 +133,9 @@ type counted struct {
 	in, out atomic.Int64
 }
 
+// Bond implements assertion.Bonded. It is the pipe's, whose streams follow each other.
+func (c *counted) Bond() *assertion.Bond { return assertion.BondOf(c.Pipe()) }
+
 // Read implements net.Conn.
 func (c *counted) Read(b []byte) (int, error) {
 	n, err := c.Stream.Read(b)

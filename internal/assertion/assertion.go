@@ -16,14 +16,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
 
 const (
-	maxID   = 64           // bytes of a "jti"
-	maxTime = 253402300799 // the last second of the year 9999
+	maxID       = 64           // bytes of a "jti"
+	maxTime     = 253402300799 // the last second of the year 9999
+	maxEnvelope = 256          // bytes around the claims in a text: header, signature, the name of a bond
 )
 
 // Why an assertion was not made or not believed.
@@ -37,6 +39,7 @@ var (
 	ErrRequest   = errors.New("assertion is for another request")
 	ErrReplayed  = errors.New("assertion was used before")
 	ErrBusy      = errors.New("too many assertions are remembered")
+	ErrBond      = errors.New("assertion is bound to a connection with which nothing was agreed")
 )
 
 // Signer makes assertions. It is safe for concurrent use.
@@ -54,6 +57,23 @@ func NewSigner(key ed25519.PrivateKey) (*Signer, error) {
 // Sign returns the text of an assertion. It fails for claims that no agent would
 // take: with ErrTooLong, as somebody may be in too many groups, or ErrMalformed.
 func (s *Signer) Sign(c Claims) (string, error) {
+	w, err := s.Prepare(c)
+	if err != nil {
+		return "", err
+	}
+	return w.Over(nil)
+}
+
+// Word is an assertion whose connection is not known yet.
+type Word struct {
+	signer jose.Signer
+	p      payload
+	at     time.Time
+	text   []byte // of p
+}
+
+// Prepare does all that may fail because of the claims, as Sign does.
+func (s *Signer) Prepare(c Claims) (*Word, error) {
 	if c.ID == "" {
 		c.ID = rand.Text()
 	}
@@ -66,21 +86,38 @@ func (s *Signer) Sign(c Claims) (string, error) {
 		Impersonate: c.Impersonate, As: c.As, Service: c.Service, Client: c.Client, Trace: c.Trace,
 	}
 	if err := p.check(); err != nil {
-		return "", fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	text, err := json.Marshal(p)
 	if err != nil {
-		return "", fmt.Errorf("encode assertion: %w", err)
+		return nil, fmt.Errorf("encode assertion: %w", err)
 	}
-	signed, err := s.signer.Sign(text)
+	if n := base64.RawURLEncoding.EncodedLen(len(text)) + maxEnvelope; n > MaxLen {
+		return nil, fmt.Errorf("%w: %d bytes, at most %d can be sent", ErrTooLong, n, MaxLen)
+	}
+	return &Word{signer: s.signer, p: p, at: c.IssuedAt, text: text}, nil
+}
+
+// Over returns the text of the assertion for a connection: with the bond's code if it
+// holds, or else signed. b may be nil.
+func (w *Word) Over(b *Bond) (string, error) {
+	if text := b.seal(w.text, w.at); text != "" {
+		return text, nil
+	}
+	text := w.text
+	if b != nil {
+		p := w.p
+		p.Bond = b.name
+		var err error
+		if text, err = json.Marshal(p); err != nil {
+			return "", fmt.Errorf("encode assertion: %w", err)
+		}
+	}
+	signed, err := w.signer.Sign(text)
 	if err != nil {
 		return "", fmt.Errorf("sign assertion: %w", err)
 	}
-	compact, err := signed.CompactSerialize()
-	if err == nil && len(compact) > MaxLen {
-		err = fmt.Errorf("%w: %d bytes, at most %d can be sent", ErrTooLong, len(compact), MaxLen)
-	}
-	return compact, err
+	return signed.CompactSerialize()
 }
 
 // Verifier verifies the assertions for one agent. Make one with NewVerifier; it is
@@ -103,62 +140,87 @@ func NewVerifier(keys func() []string, organization, agent string) *Verifier {
 // on, whatever became of the request. Errors are those of this package and do not
 // quote the text.
 func (v *Verifier) Verify(text, method, uri string, now time.Time) (Claims, error) {
-	p, err := v.open(text)
+	c, _, err := v.VerifyOver(nil, text, method, uri, now)
+	return c, err
+}
+
+// VerifyOver is Verify for what came over a connection with a bond, which may be nil.
+// answer, if not empty, is for the hub to hear, in HeaderBond, also with an error.
+func (v *Verifier) VerifyOver(b *Bond, text, method, uri string, now time.Time) (c Claims, answer string, err error) {
+	p, key, err := v.open(b, text, now)
 	if err != nil {
-		return Claims{}, err
+		if errors.Is(err, ErrBond) {
+			answer = bondNone
+		}
+		return Claims{}, answer, err
 	}
 	issued, expires := time.Unix(p.IssuedAt, 0).UTC(), time.Unix(p.Expires, 0).UTC()
 	switch {
 	case p.Audience != audience(v.organization, v.agent):
-		return Claims{}, ErrForeign
+		return Claims{}, "", ErrForeign
 	case expires.Sub(issued) > Life:
-		return Claims{}, fmt.Errorf("%w: it lives for %s, at most %s are taken", ErrMalformed, expires.Sub(issued), Life)
+		return Claims{}, "", fmt.Errorf("%w: it lives for %s, at most %s are taken", ErrMalformed, expires.Sub(issued), Life)
 	case now.After(expires.Add(Skew)):
-		return Claims{}, fmt.Errorf("%w: at %s, and it is %s here", ErrLate, expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return Claims{}, "", fmt.Errorf("%w: at %s, and it is %s here", ErrLate, expires.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case issued.After(now.Add(Skew)):
-		return Claims{}, fmt.Errorf("%w: of %s, and it is %s here", ErrEarly, issued.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return Claims{}, "", fmt.Errorf("%w: of %s, and it is %s here", ErrEarly, issued.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case p.Request != request(method, uri):
-		return Claims{}, ErrRequest
+		return Claims{}, "", ErrRequest
 	}
 	if err := v.seen.use(p.ID, expires.Add(Skew), now); err != nil {
-		return Claims{}, err
+		return Claims{}, "", err
+	}
+	if key != "" && b != nil && p.Bond == b.name {
+		answer = b.begin(key, now)
 	}
 	return Claims{
 		Organization: v.organization, Agent: v.agent, ID: p.ID, Method: method, URI: uri, IssuedAt: issued, Expires: expires,
 		Mode: p.Mode, Principal: p.Principal, Groups: p.Groups, Impersonate: p.Impersonate, As: p.As, Service: p.Service,
 		Client: p.Client, Trace: p.Trace,
-	}, nil
+	}, answer, nil
 }
 
-// open returns the payload of a text that the hub has signed.
-func (v *Verifier) open(text string) (payload, error) {
+// open returns the payload of a text that the hub has signed, and by which key; or of
+// one that is bound, and no key.
+func (v *Verifier) open(b *Bond, text string, now time.Time) (p payload, key string, err error) {
 	if len(text) > MaxLen {
-		return payload{}, fmt.Errorf("%w: %d bytes", ErrMalformed, len(text))
+		return payload{}, "", fmt.Errorf("%w: %d bytes", ErrMalformed, len(text))
 	}
+	var claims []byte
+	if strings.HasPrefix(text, boundPrefix) {
+		claims, err = b.open(text, v.keys(), now)
+	} else {
+		claims, key, err = v.signed(text)
+	}
+	if err != nil {
+		return payload{}, "", err
+	}
+	if err := json.Unmarshal(claims, &p); err != nil {
+		return payload{}, "", fmt.Errorf("%w: its payload is none", ErrMalformed)
+	}
+	if err := p.check(); err != nil {
+		return payload{}, "", fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	return p, key, nil
+}
+
+// signed returns what stands in a JWT, and the key that verifies it.
+func (v *Verifier) signed(text string) (claims []byte, key string, err error) {
 	sig, err := jose.ParseSignedCompact(text, []jose.SignatureAlgorithm{jose.EdDSA})
 	if err != nil {
-		return payload{}, fmt.Errorf("%w: not a JWT signed with EdDSA", ErrMalformed)
+		return nil, "", fmt.Errorf("%w: not a JWT signed with EdDSA", ErrMalformed)
 	}
 	if typ, _ := sig.Signatures[0].Protected.ExtraHeaders[jose.HeaderType].(string); typ != Type {
-		return payload{}, fmt.Errorf("%w: its type is not %s", ErrMalformed, Type)
+		return nil, "", fmt.Errorf("%w: its type is not %s", ErrMalformed, Type)
 	}
-	var p payload
 	for _, k := range v.keys() {
 		key, err := base64.StdEncoding.DecodeString(k)
 		if err != nil || len(key) != ed25519.PublicKeySize {
 			continue
 		}
-		text, err := sig.Verify(ed25519.PublicKey(key))
-		if err != nil {
-			continue
+		if claims, err := sig.Verify(ed25519.PublicKey(key)); err == nil {
+			return claims, k, nil
 		}
-		if err := json.Unmarshal(text, &p); err != nil {
-			return payload{}, fmt.Errorf("%w: its payload is none", ErrMalformed)
-		}
-		if err := p.check(); err != nil {
-			return payload{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-		return p, nil
 	}
-	return payload{}, ErrForged
+	return nil, "", ErrForged
 }

@@ -79,9 +79,10 @@ type Claims struct {
 type payload struct {
 	Audience string `json:"aud"` // ORGANIZATION/AGENT
 	ID       string `json:"jti"`
-	IssuedAt int64  `json:"iat"` // seconds since 1970
-	Expires  int64  `json:"exp"` // the same
-	Request  string `json:"req"` // digest
+	IssuedAt int64  `json:"iat"`            // seconds since 1970
+	Expires  int64  `json:"exp"`            // the same
+	Request  string `json:"req"`            // digest
+	Bond     string `json:"bond,omitempty"` // that a signature begins
 
 	Mode        Mode     `json:"mode"`
 	Principal   string   `json:"sub"`

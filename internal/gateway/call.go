@@ -30,7 +30,7 @@ type call struct {
 	target       wire.Target        // that access grants are asked about
 	as           assertion.Identity // that the caller wishes to be
 	out          *url.URL           // that goes to the agent
-	word         string             // the hub's, for the agent
+	word         *assertion.Word    // the hub's, for the agent
 	answer       *answer
 	finished     bool // the answer did not break off
 

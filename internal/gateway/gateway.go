@@ -176,7 +176,7 @@ func (g *Gateway) let(c *call) (err error) {
 		_, err := g.c.Hub.Find(ctx, c.caller, c.url)
 		return err
 	})
-	if c.word, err = g.c.Signer.Sign(c.claims()); err != nil {
+	if c.word, err = g.c.Signer.Prepare(c.claims()); err != nil {
 		if errors.Is(err, assertion.ErrTooLong) {
 			return wire.Fail(wire.LegClient, wire.CodeBadRequest, "%s and its groups are too long for the gateway", c.caller.Principal).WithCause(err)
 		}

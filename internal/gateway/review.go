@@ -313,15 +313,12 @@ func expiryOf(token string) time.Time {
 // own service account.
 func (g *Gateway) Ask(organization, cluster, principal string) Asker {
 	return func(r *http.Request) (*http.Response, error) {
-		word, err := g.c.Signer.Sign(assertion.Claims{
+		word, err := g.c.Signer.Prepare(assertion.Claims{
 			Organization: organization, Agent: cluster, Method: r.Method, URI: r.URL.RequestURI(), Mode: assertion.ModeSelf, Principal: principal,
 		})
 		if err != nil {
 			return nil, err
 		}
-		r.Header.Set(assertion.Header, word)
-		way := g.clusters.take(clusterKey{organization, cluster})
-		defer g.clusters.give(way)
-		return way.RoundTrip(r)
+		return g.clusters.send(clusterKey{organization, cluster}, r, word)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
 	"sync"
 	"time"
@@ -105,6 +106,9 @@ func (s *clusters) transport(key clusterKey) *http.Transport {
 			if leaving != nil {
 				leaving(t.CloseIdleConnections)
 			}
+			if over, ok := conn.(assertion.Bonded); ok {
+				return &link{conn, over.Bond()}, nil
+			}
 			return conn, nil
 		},
 		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTime, ExpectContinueTimeout: continueTime,
@@ -117,9 +121,50 @@ func (s *clusters) transport(key clusterKey) *http.Transport {
 // RoundTrip implements http.RoundTripper.
 func (s *clusters) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := callOf(r)
-	way := s.take(clusterKey{c.organization, c.url.Cluster})
+	return s.send(clusterKey{c.organization, c.url.Cluster}, r, c.word)
+}
+
+// send sends a request to a cluster with the hub's word for it, which depends on the
+// connection that it gets.
+func (s *clusters) send(key clusterKey, r *http.Request, word *assertion.Word) (*http.Response, error) {
+	way := s.take(key)
 	defer s.give(way)
-	return way.RoundTrip(r)
+	var bond *assertion.Bond // of the last connection that was tried
+	// The transport reads the request's fields after this, and only one connection at a
+	// time does.
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+		bond = nil
+		if l, ok := info.Conn.(*link); ok {
+			bond = l.bond
+		}
+		text, err := word.Over(bond)
+		if err != nil {
+			r.Header.Del(assertion.Header) // the agent refuses
+			return
+		}
+		r.Header[assertion.Header] = []string{text}
+	}}
+	answer, err := way.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	if err == nil {
+		bond.Heard(answer.Header[assertion.HeaderBond])
+	}
+	return answer, err
+}
+
+// link is a connection to an agent, with what was agreed over it.
+type link struct {
+	net.Conn
+	bond *assertion.Bond
+}
+
+// CloseWrite ends the writing direction, if the connection can.
+func (l *link) CloseWrite() error { return closeWrite(l.Conn) }
+
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // close closes all connections that no request uses.
@@ -156,7 +201,6 @@ func rewrite(p *httputil.ProxyRequest) {
 	if c.caller.Pass {
 		keepWish(p.Out.Header, p.In.Header)
 	}
-	p.Out.Header.Set(assertion.Header, c.word)
 	if p.Out.Body != nil {
 		p.Out.Body = &counted{p.Out.Body, c.answer}
 	}
@@ -233,9 +277,4 @@ func (c *countedConn) Write(b []byte) (int, error) {
 }
 
 // CloseWrite lets the other side know that nothing more comes.
-func (c *countedConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
+func (c *countedConn) CloseWrite() error { return closeWrite(c.Conn) }

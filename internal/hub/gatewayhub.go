@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/access"
+	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/kubeurl"
+	"postern.dev/postern/internal/pipe"
 	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/proxy"
 	"postern.dev/postern/internal/registry"
@@ -192,7 +194,18 @@ func (h *gatewayHub) Dial(ctx context.Context, org, agent string) (net.Conn, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	return s, func(f func()) { s.OnLeave(f) }, nil
+	return bonded{s}, func(f func()) { s.OnLeave(f) }, nil
+}
+
+// bonded is a stream to an agent's end of the gateway.
+type bonded struct{ proxy.Stream }
+
+// Bond implements assertion.Bonded. It is the pipe's, whose streams follow each other.
+func (s bonded) Bond() *assertion.Bond {
+	if over, ok := s.Stream.(interface{ Pipe() *pipe.Pipe }); ok {
+		return assertion.BondOf(over.Pipe())
+	}
+	return nil
 }
 
 // names returns the organizations that the hub serves.

@@ -69,7 +69,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request, or says why not.
 func (s *Server) serve(w *answer, r *http.Request, upgrade bool) error {
-	q, err := s.believe(r)
+	q, err := s.believe(w, r)
 	if err != nil {
 		return err
 	}
@@ -113,12 +113,16 @@ func (s *Server) serve(w *answer, r *http.Request, upgrade bool) error {
 }
 
 // believe reads the hub's word for a request.
-func (s *Server) believe(r *http.Request) (*request, error) {
+func (s *Server) believe(w http.ResponseWriter, r *http.Request) (*request, error) {
 	words := r.Header[assertion.Header]
 	if len(words) != 1 {
 		return nil, s.disbelieve(fmt.Errorf("there are %d, want one", len(words)))
 	}
-	claims, err := s.cfg.Verifier.Verify(words[0], r.Method, r.RequestURI, time.Now())
+	bond, _ := r.Context().Value(bondKey{}).(*assertion.Bond)
+	claims, answer, err := s.cfg.Verifier.VerifyOver(bond, words[0], r.Method, r.RequestURI, time.Now())
+	if answer != "" {
+		w.Header().Set(assertion.HeaderBond, answer)
+	}
 	if errors.Is(err, assertion.ErrBusy) {
 		return nil, wire.Fail(wire.LegAgent, wire.CodeOverloaded, "the agent has served too many requests within a minute").WithCause(err)
 	}

@@ -92,7 +92,7 @@ func New(cfg Config) (*Server, error) {
 	protocols.SetHTTP1(true)
 	s.http = &http.Server{
 		Handler: s, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, Protocols: protocols,
-		ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
+		ConnContext: withBond, ErrorLog: slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
 }
@@ -199,6 +199,21 @@ func (c *handed) Close() error {
 	err := c.Conn.Close()
 	c.once.Do(func() { close(c.closed) })
 	return err
+}
+
+// bondKey is where the context of a connection holds its bond.
+type bondKey struct{}
+
+// withBond returns the context of a connection.
+func withBond(ctx context.Context, conn net.Conn) context.Context {
+	c, ok := conn.(*handed)
+	if !ok {
+		return ctx
+	}
+	if over, ok := c.Conn.(assertion.Bonded); ok {
+		return context.WithValue(ctx, bondKey{}, over.Bond())
+	}
+	return ctx
 }
 
 // CloseWrite ends the writing direction, if the connection can.

@@ -38,8 +38,9 @@ type Pipe struct {
 	held    bool       // a frame is sealed that waits for the next; guarded by wmu
 	release *time.Timer
 
-	dead  atomic.Pointer[wire.Failure]
-	watch watch
+	dead      atomic.Pointer[wire.Failure]
+	watch     watch
+	companion companion
 }
 
 // Client runs the inner TLS over a connection as the side that opens streams.

@@ -99,6 +99,10 @@ func (s *Stream) Alive() bool { return !s.closed.Load() && s.p.Dead() == nil }
 // ID returns the stream's ID, for logs and audit.
 func (s *Stream) ID() wire.StreamID { return s.id }
 
+// Pipe returns the pipe that carries the stream. It is for asking about; what moves over
+// it is the stream's alone.
+func (s *Stream) Pipe() *pipe.Pipe { return s.p }
+
 // LocalAddr returns this end's address on the network.
 func (s *Stream) LocalAddr() net.Addr { return s.p.LocalAddr() }
 

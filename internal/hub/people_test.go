@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -45,7 +46,7 @@ func newPeopled(t testing.TB, change func(*config.SignIn)) *peopled {
 	p.fixture = newFixtureWith(t, func(f *fixture) *hub.SignIn {
 		verifier := oidc.NewVerifier(oidc.Options{Now: f.now})
 		t.Cleanup(verifier.Close)
-		s, err := hub.NewSignIn(cfg, verifier, f.now)
+		s, err := hub.NewSignIn(cfg, hub.SignInOptions{Verifier: verifier, Now: f.now, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,6 +29,9 @@ type idTokens struct {
 // newIDTokens returns the idTokens of some rules. The issuer is not asked before
 // somebody shows a token.
 func newIDTokens(rules config.TokenRules, o SignInOptions) (*idTokens, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	t := &idTokens{
 		rules: rules, verifier: o.Verifier, now: o.Now,
 		issuer: oidc.Issuer{URL: rules.IssuerURL, Audiences: []string{rules.ClientID}, Algorithms: rules.Algorithms},

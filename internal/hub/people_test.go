@@ -1,7 +1,6 @@
 package hub_test
 
 import (
-	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -46,7 +45,7 @@ func newPeopled(t testing.TB, change func(*config.SignIn)) *peopled {
 	p.fixture = newFixtureWith(t, func(f *fixture) *hub.SignIn {
 		verifier := oidc.NewVerifier(oidc.Options{Now: f.now})
 		t.Cleanup(verifier.Close)
-		s, err := hub.NewSignIn(cfg, hub.SignInOptions{Verifier: verifier, Now: f.now, Log: slog.New(slog.DiscardHandler)})
+		s, err := hub.NewSignIn(cfg, hub.SignInOptions{Verifier: verifier, Now: f.now})
 		if err != nil {
 			t.Fatal(err)
 		}

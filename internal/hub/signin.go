@@ -43,7 +43,7 @@ type SignInOptions struct {
 	Verifier *oidc.Verifier // shared with others
 	Cluster  *podCluster    // that the hub runs in, for --oidc-ca-configmap
 	Now      func() time.Time
-	Log      *slog.Logger
+	Log      *slog.Logger // nil: nothing is told
 }
 
 // signInOptions returns what SignIn and the gateway's further issuers work with.

@@ -51,6 +51,6 @@ Start with 'postern dev', which runs everything in one process and prints what t
 	add(groupUse, newForward(w), newClusters(w), newKubeconfig(w), newKubectl(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
 	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w), newCredential(w))
 	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newRevocations(w), newAdminToken(w), newCA(w))
-	root.AddCommand(newConfig(w), newVersion(w))
+	root.AddCommand(newInstall(w), newConfig(w), newVersion(w))
 	return root
 }

@@ -17,13 +17,14 @@ type ways struct {
 	Program   string `json:"program"`
 	Container string `json:"container"`
 	Helm      string `json:"helm"`
+	Manifests string `json:"manifests"`
 }
 
-// image and chart are the names under which the commands look for what runs the
-// agent; who keeps them in a registry of his own puts its address before them.
+// image and chart are where the commands look for what runs the agent; who keeps them in
+// a registry of his own takes its address instead.
 const (
-	image = "postern-agent"
-	chart = "private-network-agent"
+	image = "ghcr.io/postern-dev/postern-agent"
+	chart = "oci://ghcr.io/postern-dev/charts/private-network-agent"
 )
 
 func waysToStart(j api.NewJoin, allow []string, file string) ways {
@@ -40,14 +41,17 @@ func waysToStart(j api.NewJoin, allow []string, file string) ways {
 		mounted = `"$PWD"/` + mounted
 	}
 	name := "postern-" + j.Agent
+	// One replica: the key that the agent makes is kept in a volume, which most clusters mount on one node only.
+	secret := fmt.Sprintf("kubectl create secret generic %s-join --from-file=join=%s\n", name, shellQuote(file))
 	return ways{
 		File:    file,
 		Program: fmt.Sprintf("postern-agent --join-file %s --state %s%s", shellQuote(file), shellQuote("./"+name), rules),
 		Container: fmt.Sprintf("docker run -d --name %s --restart unless-stopped \\\n  -v %s:/state -v %s:/join:ro \\\n  %s --join-file /join --state /state%s",
 			name, name, mounted, image, rules),
-		Helm: fmt.Sprintf("kubectl create secret generic %s-join --from-file=join=%s\n"+
-			"helm upgrade --install %s %s \\\n  --set agent.connectUrl=%s --set agent.organization=%s --set agent.agentId=%s \\\n  --set agent.joinSecret=%s-join%s",
-			name, shellQuote(file), name, chart, shellQuote(j.ConnectURL), j.Organization, j.Agent, name, values),
+		Helm: secret + fmt.Sprintf("helm upgrade --install %s %s \\\n  --set agent.connectUrl=%s --set-string agent.organization=%s --set-string agent.agentId=%s \\\n"+
+			"  --set agent.joinSecret=%s-join --set replicas=1%s", name, chart, shellQuote(j.ConnectURL), j.Organization, j.Agent, name, values),
+		Manifests: secret + fmt.Sprintf("postern install agent --name %s --connect-url %s --organization %s --agent-id %s \\\n"+
+			"  --join-secret %s-join --replicas 1%s | kubectl apply -f -", name, shellQuote(j.ConnectURL), j.Organization, j.Agent, name, rules),
 	}
 }
 
@@ -59,9 +63,10 @@ func (w ways) tell(out io.Writer, j api.NewJoin) error {
 			"It is a secret. Put it into the file %s where the agent is going to run:\n\n  (umask 077; cat > %s)    # paste it, then Enter and Ctrl-D\n\n",
 			j.Agent, j.Organization, j.Expires.Local().Format(time.DateTime), j.JoinString, w.File, shellQuote(w.File))
 	}
-	b.WriteString("Then start the agent, in one of three ways:\n")
+	b.WriteString("Then start the agent, in one of these ways:\n")
 	for _, way := range []struct{ name, command string }{
 		{"The program", w.Program}, {"A container", w.Container}, {"In Kubernetes, by the Helm chart", w.Helm},
+		{"In Kubernetes, without Helm", w.Manifests},
 	} {
 		fmt.Fprintf(&b, "\n%s:\n\n  %s\n", way.name, strings.ReplaceAll(way.command, "\n", "\n  "))
 	}

@@ -71,7 +71,6 @@ type Hub struct {
 	registry *registry.Registry
 	issued   *Issued
 	issuers  *oidc.Verifier
-	pod      *podCluster
 	quotas   *Quotas
 	rotation *Rotation
 	orders   *Orders
@@ -128,8 +127,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.registry = registry.NewWithSessions(kv, sessions, nil)
 	h.issuers = oidc.NewVerifier(oidc.Options{Getenv: h.opt.Getenv})
-	h.pod = newPodCluster(h.opt.Getenv, podDir)
-	signIn, err := NewSignIn(h.cfg.SignIn, h.signInOptions())
+	signIn, err := NewSignIn(h.cfg.SignIn, h.issuers, nil)
 	if err != nil {
 		return err
 	}
@@ -336,7 +334,6 @@ func (h *Hub) close() {
 	}
 	if h.issuers != nil {
 		h.issuers.Close()
-		h.pod.close()
 	}
 }
 

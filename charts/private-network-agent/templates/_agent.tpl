@@ -195,9 +195,9 @@
 {{- end }}
 {{- end -}}
 
-{{/* What both the agent and helm test need to know to reach the hub. */}}
+{{/* What both the agent and helm test need to know to reach the hub, by the values of the agent. */}}
 {{- define "agent.uplinkEnv" -}}
-{{- $a := .Values.agent -}}
+{{- $a := . -}}
 {{- with $a.connectUrl }}
 - {name: POSTERN_CONNECT_URL, value: {{ . | quote }}}
 {{- end }}
@@ -314,4 +314,14 @@ organizations:
 {{- else -}}
 - {} # a rule allows every port of a name
 {{- end -}}
+{{- end -}}
+
+{{/* The values of the agent of one organization, as JSON: called with (list . ENTRY). */}}
+{{- define "agent.one" -}}
+{{- $a := deepCopy (index . 0).Values.agent -}}
+{{- $o := index . 1 -}}
+{{- if or $o.connectUrl $o.caPin -}}
+  {{- $_ := set $a "ca" (dict "pem" "" "secret" "" "configMap" "" "pin" (default "" $o.caPin)) -}}
+{{- end -}}
+{{- mergeOverwrite $a (pick $o "organization" "agentId" "connectUrl") | toJson -}}
 {{- end -}}

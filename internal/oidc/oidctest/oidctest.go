@@ -34,7 +34,6 @@ type Issuer struct {
 	served   []jose.JSONWebKey
 	metadata map[string]any
 	down     bool
-	hold     chan struct{} // nil unless it hangs
 	asked    int
 }
 
@@ -89,20 +88,6 @@ func (i *Issuer) Down(down bool) {
 	i.down = down
 }
 
-// Hang has nothing answered until release, which the test must call.
-func (i *Issuer) Hang() (release func()) {
-	hold := make(chan struct{})
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.hold = hold
-	return sync.OnceFunc(func() {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		i.hold = nil
-		close(hold)
-	})
-}
-
 // Asked returns how often the keys were asked for.
 func (i *Issuer) Asked() int {
 	i.mu.Lock()
@@ -155,7 +140,7 @@ func Sign(t testing.TB, key jose.SigningKey, claims map[string]any) string {
 // ServeHTTP implements http.Handler.
 func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.mu.Lock()
-	down, hold := i.down, i.hold
+	down := i.down
 	var answer any
 	switch r.URL.Path {
 	case "/.well-known/openid-configuration":
@@ -165,9 +150,6 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = jose.JSONWebKeySet{Keys: i.served}
 	}
 	i.mu.Unlock()
-	if hold != nil {
-		<-hold
-	}
 	switch {
 	case down:
 		http.Error(w, "down", http.StatusServiceUnavailable)

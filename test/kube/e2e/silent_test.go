@@ -116,10 +116,13 @@ type watched struct {
 func watchConfigMaps(t *testing.T, config *rest.Config, namespace string) *watched {
 	t.Helper()
 	w := &watched{}
-	observe(config, func(r *http.Request, _ *http.Response) {
-		if r.URL.Query().Get("watch") != "" {
-			w.requests.Add(1)
-		}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Query().Get("watch") != "" {
+				w.requests.Add(1)
+			}
+			return next.RoundTrip(r)
+		})
 	})
 	client, err := corev1.NewForConfig(config)
 	if err != nil {
@@ -159,3 +162,9 @@ func (w *watched) next(t *testing.T) string {
 		}
 	}
 }
+
+// roundTripper is a function as a http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -13,6 +13,7 @@ import (
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/headroom"
 	"postern.dev/postern/internal/hub"
 )
 
@@ -47,10 +48,10 @@ file.`,
 			}
 			return command.RunRole(cmd.Context(), w, "hub", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
-					return hub.New(settings, hub.Options{
+					return command.WithHeadroom(ctx, w, headroom.Config{Percent: 100, Floor: 32 << 20}, hub.New(settings, hub.Options{
 						Version: t.Version, Registry: t.Registry, Health: t.Health, Log: t.Log, Getenv: w.Getenv,
 						Started: func(i hub.Info) { fmt.Fprint(w.Stdout, greeting(i)) },
-					}).Run(ctx)
+					}).Run)
 				})
 		},
 	}

@@ -67,7 +67,7 @@ func (e *entries) named(f *Field, i int, errs []error) []error {
 		if own := e.sets[i].Field(key); own != nil {
 			key = own.Key()
 		}
-		one.Setting = fmt.Sprintf("%s[%d].%s", f.Name, i, key)
+		one.Setting = fmt.Sprintf("%s[%d].%s", f.Key(), i, key)
 	}
 	return errs
 }

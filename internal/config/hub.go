@@ -67,7 +67,7 @@ func (h *Hub) fields() []*Field {
 
 func (h *Hub) fromFile() bool { return true }
 
-func (h *Hub) complete(*Set, Environment) {}
+func (h *Hub) complete(s *Set, env Environment) { h.completeIssuers(s, env) }
 
 // Bounds of a credential's life: shorter ones renew all the time, longer ones
 // take the point out of short-lived credentials.
@@ -95,6 +95,7 @@ func (h *Hub) check(c *checker) {
 	}
 	h.SignIn.check(c)
 	h.Gateway.check(c)
+	h.checkIssuers(c)
 	c.limits("limit", h.Limit, limit.Organization, limit.Agent, limit.Proxy)
 	h.Audit.check(c)
 	h.Listeners.check(c, true)

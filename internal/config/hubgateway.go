@@ -20,7 +20,9 @@ type Gateway struct {
 	GatewayGroupPrefix  string   // before groups' names in clusters
 	GatewayReserved     []string // beginnings of names that users and groups may not have in clusters
 	GatewayTokens       []string // clusters whose tokens are good: see ParseTokenCluster
+	GatewayOwn          string   // ORG:AGENT of the cluster that the hub runs in; empty for none
 	GatewayPass         []string // ORG:AGENT of clusters that get their own tokens as they are
+	GatewayIssuers      []Issuer // whose ID tokens are good, beside those of the provider that people sign in with
 	GatewayShort        int      // requests of one caller at once
 	GatewayLong         int      // watches and streams of one caller at once
 }
@@ -44,7 +46,9 @@ func (g *Gateway) fields() []*Field {
 		list("gateway-reserved", "PREFIX", &g.GatewayReserved, "beginning of names that the hub's users may not have in clusters; groups with such names are not told"),
 		list("gateway-token-cluster", "NAME[=ORG:AGENT]", &g.GatewayTokens, "cluster whose Kubernetes tokens the gateway takes, for the clusters of the same organization, as users cluster:NAME:…; "+
 			"without an agent the cluster that the hub itself runs in"),
+		text("gateway-own-cluster", "ORG:AGENT", &g.GatewayOwn, "agent of the cluster that the hub itself runs in: there, the owners of its tokens are called as they are, without cluster:NAME:"),
 		list("gateway-pass-through", "ORG:AGENT", &g.GatewayPass, "cluster that gets its own Kubernetes tokens as they are"),
+		gatewayIssuersField(),
 		number("gateway-requests-per-user", &g.GatewayShort, "how many requests of one caller the gateway carries at once; 0 for any number"),
 		number("gateway-streams-per-user", &g.GatewayLong, "how many watches, followed logs, exec and port-forwards; 0 for any number"),
 	}
@@ -115,6 +119,11 @@ func (g *Gateway) check(c *checker) {
 			c.fail("gateway-token-cluster", "give each cluster a name of its own", "there are two clusters %s, whose users would be the same", t.Name)
 		}
 		names[t.Name] = true
+	}
+	if g.GatewayOwn != "" {
+		if _, _, err := ParseCluster(g.GatewayOwn); err != nil {
+			c.fail("gateway-own-cluster", "", "%v", err)
+		}
 	}
 	for _, s := range g.GatewayPass {
 		if _, _, err := ParseCluster(s); err != nil {

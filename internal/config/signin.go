@@ -1,37 +1,25 @@
 package config
 
 import (
-	"net/netip"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 )
 
 // SignIn is how people sign in at a hub: the identity provider, and what of its
 // ID tokens counts. Without an issuer nobody signs in.
 type SignIn struct {
-	IssuerURL        string
-	ClientID         string   // of the command line program at the provider: a public client
-	UsernameClaim    string   // empty: email if it is verified, or else sub
-	UsernamePrefix   string   // before the name; empty or "-" for none
-	GroupsClaim      string   // a list of texts, or one
-	GroupsPrefix     string   // before each group; empty or "-" for none
-	ReservedPrefixes []string // that no name of a user or group may begin with
-	RequiredClaims   []string // CLAIM=VALUE, which an ID token has to have
-	Algorithms       []string // of signatures
-	CAFile           string   // PEM file with the provider's CA; empty for the system's
-	Scopes           []string // that the command line asks for
-	AdminGroups      []string // whose users administer the hub itself
-	AdminUsers       []string // who do
-	SessionTTL       time.Duration
+	TokenRules
+	Scopes      []string // that the command line asks for
+	AdminGroups []string // whose users administer the hub itself
+	AdminUsers  []string // who do
+	SessionTTL  time.Duration
 }
 
 // defaultSignIn returns the settings of signing in before anything is configured.
 func defaultSignIn() SignIn {
 	return SignIn{
-		GroupsClaim: "groups", ReservedPrefixes: []string{"system:"}, Algorithms: []string{"RS256"},
-		Scopes: []string{"openid", "email", "profile", "groups", "offline_access"}, SessionTTL: time.Hour,
+		TokenRules: TokenRules{GroupsClaim: "groups", ReservedPrefixes: []string{"system:"}, Algorithms: []string{"RS256"}},
+		Scopes:     []string{"openid", "email", "profile", "groups", "offline_access"}, SessionTTL: time.Hour,
 	}
 }
 
@@ -47,6 +35,7 @@ func (s *SignIn) fields() []*Field {
 		list("oidc-required-claim", "CLAIM=VALUE", &s.RequiredClaims, "claim that an ID token has to have"),
 		list("oidc-signing-algs", "ALGORITHM", &s.Algorithms, "signature algorithm of ID tokens that is accepted"),
 		text("oidc-ca-file", "FILE", &s.CAFile, "CA certificate of the provider; without it the system's CAs are trusted"),
+		text("oidc-ca-configmap", "NAMESPACE/NAME[/KEY]", &s.CAConfigMap, "ConfigMap with that CA certificate, in the cluster that the hub runs in; without a key "+DefaultCAKey),
 		list("oidc-scope", "SCOPE", &s.Scopes, "scope that the program asks for; those of the default that the provider does not name are left out"),
 		list("oidc-admin-group", "GROUP", &s.AdminGroups, "group whose users administer the hub itself and all organizations"),
 		list("oidc-admin-user", "USER", &s.AdminUsers, "user who does"),
@@ -64,31 +53,15 @@ func (s *SignIn) check(c *checker) {
 	if s.SessionTTL < minSessionTTL || s.SessionTTL > maxSessionTTL {
 		c.fail("session-ttl", "", "%v is out of bounds: want between %v and %v", s.SessionTTL, minSessionTTL, maxSessionTTL)
 	}
-	for _, required := range s.RequiredClaims {
-		if name, value, ok := strings.Cut(required, "="); !ok || name == "" || value == "" {
-			c.fail("oidc-required-claim", "write CLAIM=VALUE, for example hd=example.org", "%q is not of this form", required)
-		}
-	}
-	known := []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
-	for _, a := range s.Algorithms {
-		if !slices.Contains(known, a) {
-			c.fail("oidc-signing-algs", "", "%q is not one of %s", a, strings.Join(known, ", "))
-		}
-	}
+	s.TokenRules.check(c, "oidc-")
 	if s.IssuerURL == "" {
 		if s.ClientID != "" || len(s.AdminGroups) > 0 || len(s.AdminUsers) > 0 {
 			c.fail("oidc-issuer-url", "give the identity provider's URL too", "is not set, and other settings of signing in are")
 		}
 		return
 	}
-	u, err := url.Parse(s.IssuerURL)
-	loopback := false
-	if err == nil {
-		a, ipErr := netip.ParseAddr(u.Hostname())
-		loopback = u.Hostname() == "localhost" || ipErr == nil && a.IsLoopback()
-	}
-	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback) {
-		c.fail("oidc-issuer-url", "write https://HOST[/PATH], exactly as the provider names itself", "%q is not the URL of an issuer", redactURL(s.IssuerURL))
+	if !isIssuer(s.IssuerURL) {
+		c.fail("oidc-issuer-url", issuerMend, "%q is not the URL of an issuer", redactURL(s.IssuerURL))
 	}
 	c.require("oidc-client-id", s.ClientID)
 	if !slices.Contains(s.Scopes, "openid") {

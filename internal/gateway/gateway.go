@@ -91,7 +91,7 @@ func New(c Config) *Gateway {
 	g := &Gateway{
 		c: c, clusters: newClusters(c.Hub.Dial, c.Metrics), inflight: newInflight(c.Limits), calls: make(map[*call]struct{}), empty: make(chan struct{}),
 	}
-	g.short, g.long = g.proxy(shortBuffer), g.proxy(longBuffer)
+	g.short, g.long = g.proxy(shortBuffer, shortFlush), g.proxy(longBuffer, longFlush)
 	return g
 }
 

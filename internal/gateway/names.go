@@ -81,6 +81,16 @@ func (n Names) Foreign(cluster string, i assertion.Identity) assertion.Identity 
 	return out
 }
 
+// Native returns whom a cluster sees when somebody asks whom it knows itself: who that
+// is there. It gives him nothing that his own token would not.
+func Native(i assertion.Identity) assertion.Identity {
+	out := assertion.Identity{User: i.User, UID: i.UID, Groups: slices.Clone(i.Groups)}
+	if !slices.Contains(out.Groups, Authenticated) {
+		out.Groups = append(out.Groups, Authenticated)
+	}
+	return out
+}
+
 // ForeignPrincipal returns who that is at the hub.
 func ForeignPrincipal(cluster, user string) (identity.Principal, error) {
 	p := identity.Principal{Kind: identity.KindWorkload, Name: clusterPrefix + cluster + ":" + user}

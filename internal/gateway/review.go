@@ -223,6 +223,7 @@ func (v *Reviewer) put(ctx context.Context, token string) (assertion.Identity, e
 type ClusterTokens struct {
 	Name         string // of the cluster, as it stands in user names
 	Organization string
+	Home         string // agent of that very cluster, where its users are called as they are; empty for none
 	Reviewer     *Reviewer
 	Names        Names
 }
@@ -232,25 +233,30 @@ func (*ClusterTokens) Method() Method { return MethodCluster }
 
 // Authenticate implements Authenticator. A token that the cluster does not know may be
 // another one's.
-func (t *ClusterTokens) Authenticate(r *http.Request, _ kubeurl.URL) (Caller, error) {
+func (t *ClusterTokens) Authenticate(r *http.Request, u kubeurl.URL) (Caller, error) {
 	token := Token(r)
 	if token == "" {
 		return Caller{}, ErrNoCredentials
 	}
-	return t.caller(r.Context(), token)
+	c, who, err := t.caller(r.Context(), token)
+	if err == nil && t.Home != "" && u.Cluster == t.Home && (u.Organization == "" || u.Organization == t.Organization) {
+		c.Kubernetes = Native(who)
+	}
+	return c, err
 }
 
-func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, error) {
+// caller returns whose a token is, here and in the cluster itself.
+func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, assertion.Identity, error) {
 	who, err := t.Reviewer.Review(ctx, token)
 	if errors.Is(err, errForeign) {
-		return Caller{}, ErrNoCredentials
+		return Caller{}, who, ErrNoCredentials
 	}
 	if err != nil {
-		return Caller{}, err
+		return Caller{}, who, err
 	}
 	principal, err := ForeignPrincipal(t.Name, who.User)
 	if err != nil {
-		return Caller{}, err
+		return Caller{}, who, err
 	}
 	return Caller{
 		Principal: principal, Organization: t.Organization, Kubernetes: t.Names.Foreign(t.Name, who), Expires: expiryOf(token),
@@ -261,7 +267,7 @@ func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, error
 			}
 			return err
 		},
-	}, nil
+	}, who, nil
 }
 
 // PassThrough is an Authenticator by the tokens of the very cluster that a request is
@@ -281,7 +287,7 @@ func (t *PassThrough) Authenticate(r *http.Request, u kubeurl.URL) (Caller, erro
 	if token == "" || u.Cluster != t.Cluster || u.Organization != "" && u.Organization != t.Organization {
 		return Caller{}, ErrNoCredentials
 	}
-	c, err := (&ClusterTokens{Name: t.Cluster, Organization: t.Organization, Reviewer: t.Reviewer}).caller(r.Context(), token)
+	c, _, err := (&ClusterTokens{Name: t.Cluster, Organization: t.Organization, Reviewer: t.Reviewer}).caller(r.Context(), token)
 	if err == nil {
 		c.Pass = true
 	}

@@ -30,11 +30,15 @@ const (
 	lookClusters  = time.Minute
 )
 
-// Sizes of the buffers that answers are copied with. Most watches are silent, and
-// there may be thousands.
+// Sizes of the buffers that answers are copied with, and how long bytes of an answer
+// wait for more of it. Most watches are silent, and there may be thousands; what they
+// bring is sent at once, as are answers whose length is not known. Of the others most
+// are small: their end travels along.
 const (
 	shortBuffer = 32 << 10
+	shortFlush  = 5 * time.Millisecond
 	longBuffer  = 4 << 10
+	longFlush   = -1
 )
 
 type dialFunc func(ctx context.Context, organization, cluster string) (net.Conn, func(func()), error)
@@ -177,12 +181,12 @@ func (s *clusters) close() {
 	}
 }
 
-// proxy returns what carries requests, with buffers of a size.
-func (g *Gateway) proxy(size int) *httputil.ReverseProxy {
+// proxy returns what carries requests.
+func (g *Gateway) proxy(size int, flush time.Duration) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite:       rewrite,
 		Transport:     g.clusters,
-		FlushInterval: -1,
+		FlushInterval: flush,
 		BufferPool:    copybuffer.New(size),
 		ErrorLog:      slog.NewLogLogger(g.c.Log.Handler(), slog.LevelDebug),
 		ErrorHandler:  g.failed,

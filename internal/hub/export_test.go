@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"net/http"
 
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
@@ -38,3 +39,22 @@ func (a *API) Routes() []Route {
 	}
 	return all
 }
+
+// PodCluster is the cluster that a hub runs in, for tests.
+type PodCluster = podCluster
+
+// NewPodCluster returns one whose service account is in dir.
+func NewPodCluster(getenv func(string) string, dir string) *PodCluster {
+	return newPodCluster(getenv, dir)
+}
+
+// Ask sends the API server a request.
+func (c *PodCluster) Ask(r *http.Request) (*http.Response, error) { return c.ask(r) }
+
+// ConfigMap returns the value of one key of a ConfigMap.
+func (c *PodCluster) ConfigMap(ctx context.Context, namespace, name, key string) ([]byte, error) {
+	return c.configMap(ctx, namespace, name, key)
+}
+
+// Close gives idle connections back.
+func (c *PodCluster) Close() { c.close() }

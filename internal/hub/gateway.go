@@ -31,14 +31,14 @@ func (h *Hub) openGateway(signIn *SignIn, metrics *observe.Gateway) error {
 	}
 	names := gateway.Names{UserPrefix: h.cfg.GatewayUserPrefix, GroupPrefix: h.cfg.GatewayGroupPrefix, Reserved: h.cfg.GatewayReserved}
 	self := identity.Principal{Kind: identity.KindHub, Name: h.state.Node()}
-	getenv := h.opt.Getenv
-	if getenv == nil {
-		getenv = func(string) string { return "" }
-	}
 	ask := func(org, agent string) gateway.Asker {
 		return func(r *http.Request) (*http.Response, error) { return h.gateway.Ask(org, agent, self.String())(r) }
 	}
-	authenticators, err := gatewayAuthenticators(h.cfg.Gateway, &gatewayTokens{h.state, h.auth, names, newRecentCallers()}, &gatewayIDTokens{signIn, h.registry, names}, ask, getenv)
+	ids, err := newGatewayIDTokens(signIn, h.cfg.GatewayIssuers, h.signInOptions(), h.registry, names)
+	if err != nil {
+		return err
+	}
+	authenticators, err := gatewayAuthenticators(h.cfg.Gateway, &gatewayTokens{h.state, h.auth, names, newRecentCallers()}, ids, ask, h.pod)
 	if err != nil {
 		return err
 	}

@@ -2,20 +2,14 @@ package hub
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"net"
 	"net/http"
-	"os"
 	"strings"
-	"time"
 
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/kubeurl"
-	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
@@ -35,12 +29,15 @@ func (*gatewayTokens) Method() gateway.Method { return gateway.MethodHub }
 // Authenticate implements gateway.Authenticator.
 func (g *gatewayTokens) Authenticate(r *http.Request, _ kubeurl.URL) (gateway.Caller, error) {
 	token := gateway.Token(r)
-	if token == "" || !strings.HasPrefix(token, adminPrefix) && !identity.IsSession(token) && !identity.IsRobot(token) && !g.state.IsAdmin(token) {
+	if token == "" {
 		return gateway.Caller{}, gateway.ErrNoCredentials
 	}
 	now, digest := g.auth.now(), g.recent.digest(token)
 	c, known := g.recent.get(digest, now)
 	if !known {
+		if !strings.HasPrefix(token, adminPrefix) && !identity.IsSession(token) && !identity.IsRobot(token) && !g.state.IsAdmin(token) {
+			return gateway.Caller{}, gateway.ErrNoCredentials
+		}
 		var err error
 		if c, err = g.auth.Authenticate(r.Context(), token); err != nil {
 			return gateway.Caller{}, err
@@ -66,42 +63,6 @@ func (g *gatewayTokens) Authenticate(r *http.Request, _ kubeurl.URL) (gateway.Ca
 	}
 }
 
-// gatewayIDTokens authenticates callers of the gateway by ID tokens of the identity
-// provider that people sign in with, for clients that get them by themselves.
-type gatewayIDTokens struct {
-	signIn   *SignIn
-	registry *registry.Registry
-	names    gateway.Names
-}
-
-// Method implements gateway.Authenticator.
-func (*gatewayIDTokens) Method() gateway.Method { return gateway.MethodOIDC }
-
-// Authenticate implements gateway.Authenticator.
-func (g *gatewayIDTokens) Authenticate(r *http.Request, _ kubeurl.URL) (gateway.Caller, error) {
-	token := gateway.Token(r)
-	if token == "" || oidc.UnverifiedIssuer(token) != g.signIn.issuer.URL {
-		return gateway.Caller{}, gateway.ErrNoCredentials
-	}
-	claims, err := g.signIn.claims(r.Context(), token)
-	if err != nil {
-		return gateway.Caller{}, err
-	}
-	p, err := g.signIn.personOf(claims)
-	if err != nil {
-		return gateway.Caller{}, err
-	}
-	c := gateway.Caller{
-		Principal: identity.Principal{Kind: identity.KindUser, Name: p.user}, Groups: p.groups, Hub: g.signIn.administers(p.user, p.groups),
-		Expires: claims.Expires, Still: func(ctx context.Context) error { return userStands(ctx, g.registry, p.user) },
-	}
-	if err := c.Still(r.Context()); err != nil {
-		return gateway.Caller{}, err
-	}
-	c.Kubernetes, c.Dropped, err = g.names.User(p.user, p.groups)
-	return c, err
-}
-
 // userStands returns a failure for a user who was revoked at the hub.
 func userStands(ctx context.Context, reg *registry.Registry, user string) error {
 	switch err := reg.CheckUser(ctx, user); {
@@ -115,48 +76,13 @@ func userStands(ctx context.Context, reg *registry.Registry, user string) error 
 	}
 }
 
-// podDir is where Kubernetes puts what a pod needs to ask its API server.
-const podDir = "/var/run/secrets/kubernetes.io/serviceaccount/"
-
-// askOwnCluster returns what asks the API server of the cluster that the hub itself
-// runs in, by the service account of its pod.
-func askOwnCluster(getenv func(string) string) gateway.Asker {
-	host, port := getenv("KUBERNETES_SERVICE_HOST"), getenv("KUBERNETES_SERVICE_PORT")
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			pool := x509.NewCertPool() // read for each connection: it may change
-			pem, err := os.ReadFile(podDir + "ca.crt")
-			if err != nil {
-				return nil, err
-			}
-			pool.AppendCertsFromPEM(pem)
-			d := tls.Dialer{Config: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, ServerName: host}}
-			return d.DialContext(ctx, network, net.JoinHostPort(host, port))
-		},
-		IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 4,
-	}}
-	return func(r *http.Request) (*http.Response, error) {
-		if host == "" {
-			return nil, wire.Fail(wire.LegHub, wire.CodeUnreachable, "the hub does not run in a Kubernetes pod").
-				WithHint("name an agent of the cluster: --gateway-token-cluster NAME=ORG:AGENT")
-		}
-		token, err := os.ReadFile(podDir + "token")
-		if err != nil {
-			return nil, wire.Fail(wire.LegHub, wire.CodeInternal, "the token of the hub's own service account cannot be read").WithCause(err)
-		}
-		r.URL.Scheme, r.URL.Host = "https", net.JoinHostPort(host, port)
-		r.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-		return client.Do(r)
-	}
-}
-
 // gatewayAuthenticators returns the ways to prove who one is at the gateway, in the
 // order in which they are asked. ask asks the cluster of an agent.
 func gatewayAuthenticators(
-	cfg config.Gateway, own *gatewayTokens, ids *gatewayIDTokens, ask func(org, agent string) gateway.Asker, getenv func(string) string,
+	cfg config.Gateway, own *gatewayTokens, ids *gatewayIDTokens, ask func(org, agent string) gateway.Asker, pod *podCluster,
 ) ([]gateway.Authenticator, error) {
 	all := []gateway.Authenticator{own}
-	if ids.signIn.Enabled() {
+	if len(ids.issuers) > 0 {
 		all = append(all, ids)
 	}
 	for _, text := range cfg.GatewayPass {
@@ -171,12 +97,15 @@ func gatewayAuthenticators(
 		if err != nil {
 			return nil, err
 		}
-		asker := askOwnCluster(getenv)
+		asker, home := pod.ask, ""
+		if org, agent, err := config.ParseCluster(cfg.GatewayOwn); err == nil && org == t.Organization {
+			home = agent
+		}
 		if t.Agent != "" {
-			asker = ask(t.Organization, t.Agent)
+			asker, home = ask(t.Organization, t.Agent), t.Agent
 		}
 		all = append(all, &gateway.ClusterTokens{
-			Name: t.Name, Organization: t.Organization, Reviewer: gateway.NewReviewer(t.Name, asker, nil), Names: own.names,
+			Name: t.Name, Organization: t.Organization, Home: home, Reviewer: gateway.NewReviewer(t.Name, asker, nil), Names: own.names,
 		})
 	}
 	if cfg.GatewayClientCAFile != "" {

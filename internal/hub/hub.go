@@ -71,6 +71,7 @@ type Hub struct {
 	registry *registry.Registry
 	issued   *Issued
 	issuers  *oidc.Verifier
+	pod      *podCluster
 	quotas   *Quotas
 	rotation *Rotation
 	orders   *Orders
@@ -127,7 +128,8 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.registry = registry.NewWithSessions(kv, sessions, nil)
 	h.issuers = oidc.NewVerifier(oidc.Options{Getenv: h.opt.Getenv})
-	signIn, err := NewSignIn(h.cfg.SignIn, h.issuers, nil)
+	h.pod = newPodCluster(h.opt.Getenv, podDir)
+	signIn, err := NewSignIn(h.cfg.SignIn, h.signInOptions())
 	if err != nil {
 		return err
 	}
@@ -334,6 +336,7 @@ func (h *Hub) close() {
 	}
 	if h.issuers != nil {
 		h.issuers.Close()
+		h.pod.close()
 	}
 }
 

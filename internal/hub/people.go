@@ -16,7 +16,7 @@ import (
 
 // peopleRoutes adds the routes of signing in, users, sessions and roles.
 func (a *API) peopleRoutes() {
-	a.open("GET "+api.PathSignIn, func(*http.Request) (any, error) { return a.o.SignIn.Info(), nil })
+	a.open("GET "+api.PathSignIn, func(r *http.Request) (any, error) { return a.o.SignIn.Info(r.Context()) })
 	a.known("GET "+api.PathWhoAmI, a.whoAmI)
 	a.known("GET "+api.PathSessions, a.listSessions)
 	a.known("DELETE "+api.PathSessions+"/{session}", a.deleteSession)

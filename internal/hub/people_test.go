@@ -45,7 +45,7 @@ func newPeopled(t testing.TB, change func(*config.SignIn)) *peopled {
 	p.fixture = newFixtureWith(t, func(f *fixture) *hub.SignIn {
 		verifier := oidc.NewVerifier(oidc.Options{Now: f.now})
 		t.Cleanup(verifier.Close)
-		s, err := hub.NewSignIn(cfg, verifier, f.now)
+		s, err := hub.NewSignIn(cfg, hub.SignInOptions{Verifier: verifier, Now: f.now})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,9 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"postern.dev/postern/internal/api"
@@ -36,45 +34,50 @@ const (
 // SignIn lets people in: it checks ID tokens of the identity provider that the
 // settings name, and says who their user is. It is safe for concurrent use.
 type SignIn struct {
-	cfg      config.SignIn
-	verifier *oidc.Verifier
-	issuer   oidc.Issuer
-	now      func() time.Time
+	*idTokens // nil if nobody signs in
+	cfg       config.SignIn
+}
+
+// SignInOptions are what a SignIn works with.
+type SignInOptions struct {
+	Verifier *oidc.Verifier // shared with others
+	Cluster  *podCluster    // that the hub runs in, for --oidc-ca-configmap
+	Now      func() time.Time
+	Log      *slog.Logger // nil: nothing is told
+}
+
+// signInOptions returns what SignIn and the gateway's further issuers work with.
+func (h *Hub) signInOptions() SignInOptions {
+	return SignInOptions{Verifier: h.issuers, Cluster: h.pod, Now: time.Now, Log: h.log}
 }
 
 // NewSignIn returns the SignIn of some settings. The provider is not asked before
-// somebody signs in. verifier is shared with others; a nil now means time.Now.
-func NewSignIn(cfg config.SignIn, verifier *oidc.Verifier, now func() time.Time) (*SignIn, error) {
-	if now == nil {
-		now = time.Now
-	}
-	s := &SignIn{cfg: cfg, verifier: verifier, now: now}
+// somebody signs in.
+func NewSignIn(cfg config.SignIn, o SignInOptions) (*SignIn, error) {
+	s := &SignIn{cfg: cfg}
 	if cfg.IssuerURL == "" {
 		return s, nil
 	}
-	s.issuer = oidc.Issuer{URL: cfg.IssuerURL, Audiences: []string{cfg.ClientID}, Algorithms: cfg.Algorithms}
-	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("--oidc-ca-file: %w", err)
-		}
-		s.issuer.CA = pem
-	}
-	if err := s.issuer.Validate(); err != nil {
+	var err error
+	if s.idTokens, err = newIDTokens(cfg.TokenRules, o); err != nil {
 		return nil, fmt.Errorf("--oidc-issuer-url: %w", err)
 	}
 	return s, nil
 }
 
 // Enabled reports whether people can sign in.
-func (s *SignIn) Enabled() bool { return s != nil && s.cfg.IssuerURL != "" }
+func (s *SignIn) Enabled() bool { return s != nil && s.idTokens != nil }
 
 // Info returns what a program needs to know to sign somebody in.
-func (s *SignIn) Info() api.SignIn {
+func (s *SignIn) Info(ctx context.Context) (api.SignIn, error) {
 	if !s.Enabled() {
-		return api.SignIn{}
+		return api.SignIn{}, nil
 	}
-	return api.SignIn{Issuer: s.cfg.IssuerURL, ClientID: s.cfg.ClientID, Scopes: s.cfg.Scopes, CA: string(s.issuer.CA)}
+	issuer, err := s.current(ctx)
+	if err != nil {
+		return api.SignIn{}, oidc.Failure(err, s.now())
+	}
+	return api.SignIn{Issuer: s.cfg.IssuerURL, ClientID: s.cfg.ClientID, Scopes: s.cfg.Scopes, CA: string(issuer.CA)}, nil
 }
 
 // administers reports whether a user holds the permission over the hub itself.
@@ -84,13 +87,6 @@ func (s *SignIn) administers(user string, groups []string) bool {
 	}
 	return slices.Contains(s.cfg.AdminUsers, user) ||
 		slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(s.cfg.AdminGroups, g) })
-}
-
-// person is who an ID token is of.
-type person struct {
-	user    string
-	groups  []string
-	subject string // at the provider
 }
 
 // verify says who an ID token is of. nonce is the secret whose digest the program
@@ -114,81 +110,24 @@ func (s *SignIn) verify(ctx context.Context, token, nonce string) (person, error
 	if want := c.String("nonce"); want != "" && subtle.ConstantTimeCompare([]byte(want), []byte(api.NonceOf(nonce))) != 1 {
 		return refuse("the ID token was made for another sign-in than this one")
 	}
-	return s.personOf(c)
+	if err := s.ours(c); err != nil {
+		return person{}, err
+	}
+	p, err := s.personOf(c)
+	if err == nil && len(p.reserved) > 0 {
+		return person{}, nameReserved(p.reserved[0], s.reserved(p.reserved[0]))
+	}
+	return p, err
 }
 
-// claims returns what an ID token says that is good for this hub, whenever it was made.
-func (s *SignIn) claims(ctx context.Context, token string) (*oidc.Claims, error) {
-	c, err := s.verifier.Verify(ctx, s.issuer, token)
-	if err != nil {
-		return nil, oidc.Failure(err, s.now())
+// ours says whether an ID token was made for the program of this hub, and not only to be
+// shown to it, too.
+func (s *SignIn) ours(c *oidc.Claims) error {
+	azp := c.String("azp")
+	if azp == s.cfg.ClientID || azp == "" && len(c.Audience) == 1 {
+		return nil
 	}
-	if azp := c.String("azp"); azp != "" && azp != s.cfg.ClientID || azp == "" && len(c.Audience) > 1 {
-		return nil, wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the ID token was issued to another client, %.100q", azp).WithHint("sign in again: postern login")
-	}
-	for _, required := range s.cfg.RequiredClaims {
-		name, value, _ := strings.Cut(required, "=")
-		if !c.Match(value, name) {
-			return nil, wire.Fail(wire.LegHub, wire.CodeDenied, "the ID token does not have the claim %s that this hub requires", required)
-		}
-	}
-	return c, nil
-}
-
-// personOf reads user and groups from the claims of a good ID token.
-func (s *SignIn) personOf(c *oidc.Claims) (person, error) {
-	deny := func(format string, args ...any) (person, error) {
-		return person{}, wire.Fail(wire.LegHub, wire.CodeDenied, format, args...)
-	}
-	p := person{subject: c.Subject}
-	claim := s.cfg.UsernameClaim
-	switch {
-	case claim == "" && c.String("email") != "" && c.Bool("email_verified"):
-		claim = "email"
-	case claim == "":
-		claim = "sub"
-		if strings.Contains(c.Subject, "@") {
-			return deny("the provider has not verified the user's email address, and its subject looks like one")
-		}
-	case claim == "email" && c.Lookup("email_verified") != nil && !c.Bool("email_verified"):
-		return deny("the provider has not verified the user's email address")
-	}
-	p.user = c.String(claim)
-	if p.user == "" {
-		return deny("the ID token has no claim %q to name the user", claim)
-	}
-	p.user = prefixed(s.cfg.UsernamePrefix, p.user)
-	if err := (identity.Principal{Kind: identity.KindUser, Name: p.user}).Validate(); err != nil {
-		return deny("the %s", err)
-	}
-	for _, g := range c.Strings(s.cfg.GroupsClaim) {
-		g = prefixed(s.cfg.GroupsPrefix, g)
-		if err := (identity.Principal{Kind: identity.KindGroup, Name: g}).Validate(); err != nil {
-			return deny("the %s", err)
-		}
-		p.groups = append(p.groups, g)
-	}
-	slices.Sort(p.groups)
-	p.groups = slices.Compact(p.groups)
-	if len(p.groups) > identity.MaxGroups {
-		return person{}, wire.Fail(wire.LegHub, wire.CodeDenied, "user %s is in %d groups, and %d are possible", p.user, len(p.groups), identity.MaxGroups).
-			WithHint("have the provider put fewer groups into the tokens of this client, or into another claim: --oidc-groups-claim")
-	}
-	for _, name := range append([]string{p.user}, p.groups...) {
-		for _, reserved := range s.cfg.ReservedPrefixes {
-			if reserved != "" && strings.HasPrefix(name, reserved) {
-				return deny("the name %q begins with %q, which is reserved", name, reserved)
-			}
-		}
-	}
-	return p, nil
-}
-
-func prefixed(prefix, name string) string {
-	if prefix == "-" {
-		return name
-	}
-	return prefix + name
+	return wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "the ID token was issued to another client, %.100q", azp).WithHint("sign in again: postern login")
 }
 
 // isSignIn reports whether a token request shows an ID token to get a session.

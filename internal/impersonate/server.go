@@ -87,7 +87,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, api: api, wishes: newWishes(api), users: make(map[string]int), conns: newListener()}
-	s.short, s.long = s.carrier(shortBuffer), s.carrier(longBuffer)
+	s.short, s.long = s.carrier(shortBuffer, shortFlush), s.carrier(longBuffer, longFlush)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = &http.Server{
@@ -224,17 +224,21 @@ func (c *handed) CloseWrite() error {
 	return errors.ErrUnsupported
 }
 
-// Sizes of the buffers that answers are copied with. Most watches are silent, and
-// there may be thousands.
+// Sizes of the buffers that answers are copied with, and how long bytes of an answer
+// wait for more of it. Most watches are silent, and there may be thousands; what they
+// bring is sent at once, as are answers whose length is not known. Of the others most
+// are small: their end travels along.
 const (
 	shortBuffer = 32 << 10
+	shortFlush  = 5 * time.Millisecond
 	longBuffer  = 4 << 10
+	longFlush   = -1
 )
 
-// carrier returns what carries requests, with buffers of a size.
-func (s *Server) carrier(size int) *httputil.ReverseProxy {
+// carrier returns what carries requests.
+func (s *Server) carrier(size int, flush time.Duration) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Rewrite: s.rewrite, Transport: s.api, FlushInterval: -1, BufferPool: copybuffer.New(size), ModifyResponse: modify,
+		Rewrite: s.rewrite, Transport: s.api, FlushInterval: flush, BufferPool: copybuffer.New(size), ModifyResponse: modify,
 		ErrorHandler: s.failed, ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 	}
 }

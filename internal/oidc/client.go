@@ -103,6 +103,15 @@ func proxyFunc(getenv func(string) string) func(*http.Request) (*url.URL, error)
 	return func(r *http.Request) (*url.URL, error) { return f(r.URL) }
 }
 
+// ValidateCA says whether something can be the CA of an Issuer.
+func ValidateCA(pem []byte) error {
+	_, err := caPool(pem)
+	if err == nil && len(pem) == 0 {
+		err = errors.New("the issuer's CA is empty")
+	}
+	return err
+}
+
 func caPool(ca []byte) (*x509.CertPool, error) {
 	if len(ca) == 0 {
 		return nil, nil //nolint:nilnil // the system's, as tls.Config means it

@@ -37,12 +37,16 @@ type Metadata struct {
 type Options struct {
 	Getenv func(string) string // for HTTPS_PROXY and NO_PROXY; nil for none
 	Now    func() time.Time    // nil: time.Now
+
+	// Patience bounds one request to an issuer; 0 means some seconds.
+	Patience time.Duration
 }
 
 // Verifier verifies tokens and remembers issuers. It is safe for concurrent use.
 type Verifier struct {
-	getenv func(string) string
-	now    func() time.Time
+	getenv   func(string) string
+	now      func() time.Time
+	patience time.Duration
 
 	mu  sync.Mutex
 	all map[string]*source
@@ -56,7 +60,10 @@ func NewVerifier(o Options) *Verifier {
 	if o.Getenv == nil {
 		o.Getenv = func(string) string { return "" }
 	}
-	return &Verifier{getenv: o.Getenv, now: o.Now, all: make(map[string]*source)}
+	if o.Patience == 0 {
+		o.Patience = askTimeout
+	}
+	return &Verifier{getenv: o.Getenv, now: o.Now, patience: o.Patience, all: make(map[string]*source)}
 }
 
 // Close gives idle connections to issuers back.
@@ -105,7 +112,7 @@ func (v *Verifier) keys(ctx context.Context, i Issuer, kid string) ([]jose.JSONW
 		return nil, err
 	}
 	defer s.unlock()
-	return s.fetch(ctx, kid, v.now())
+	return s.fetch(ctx, kid, v.now)
 }
 
 // source returns what is remembered of an issuer.
@@ -122,6 +129,7 @@ func (v *Verifier) source(i Issuer) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	client.Timeout = v.patience
 	if len(v.all) >= maxIssuers {
 		v.forgetOldest()
 	}
@@ -159,6 +167,7 @@ type source struct {
 	fetched time.Time
 	tried   time.Time
 	err     error // of the last try
+	asking  bool  // somebody does at the moment
 }
 
 func (s *source) lock(ctx context.Context) error {
@@ -172,8 +181,8 @@ func (s *source) lock(ctx context.Context) error {
 
 func (s *source) unlock() { <-s.busy }
 
-// known returns the keys if they are fresh and the one that is looked for is there,
-// or if the issuer was asked just now.
+// known returns the keys if the one that is looked for is there and they are fresh, or
+// somebody is asking for fresh ones; or if the issuer was asked just now.
 func (s *source) known(kid string, now time.Time) ([]jose.JSONWebKey, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -181,12 +190,13 @@ func (s *source) known(kid string, now time.Time) ([]jose.JSONWebKey, bool) {
 	fresh := now.Sub(s.fetched) < keysAge
 	recent := now.Sub(s.tried) < askEvery
 	good := len(s.keys) > 0 && now.Sub(s.fetched) < keysKept
-	return s.keys, good && (has && fresh || recent)
+	return s.keys, good && (has && (fresh || s.asking) || recent)
 }
 
 // fetch asks for the keys; the caller holds the lock. While the issuer cannot be
-// asked, the old ones are good.
-func (s *source) fetch(ctx context.Context, kid string, now time.Time) ([]jose.JSONWebKey, error) {
+// asked, the old ones are good, also for others while it keeps this one waiting.
+func (s *source) fetch(ctx context.Context, kid string, clock func() time.Time) ([]jose.JSONWebKey, error) {
+	now := clock() // the lock may have taken a while
 	if keys, ok := s.known(kid, now); ok {
 		return keys, nil // somebody else was quicker
 	}
@@ -196,13 +206,16 @@ func (s *source) fetch(ctx context.Context, kid string, now time.Time) ([]jose.J
 		s.mu.Unlock()
 		return nil, err
 	}
+	s.asking = true
 	s.mu.Unlock()
 	keys, err := s.ask(ctx, now)
-	if err != nil && ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
-		return nil, err // who asked went away: that says nothing of the issuer
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.asking = false
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return nil, err // who asked went away: that says nothing of the issuer
+	}
+	now = clock()
 	s.tried, s.err = now, err
 	if err == nil {
 		s.keys, s.fetched = keys, now

@@ -214,18 +214,24 @@ func (c *Claims) All() map[string]any { return c.all }
 // UnverifiedIssuer returns which issuer a token says it is of, or "" if it is no
 // token. Nobody has proved it: it tells only by whose keys to verify.
 func UnverifiedIssuer(token string) string {
+	issuer, _ := Unverified(token)
+	return issuer
+}
+
+// Unverified returns which issuer a token says it is of, and for whom; nothing if it is
+// no token. Nobody has proved it: it tells only by which rules to verify.
+func Unverified(token string) (issuer string, audience []string) {
 	if len(token) > MaxToken {
-		return ""
+		return "", nil
 	}
 	sig, err := jose.ParseSignedCompact(token, knownAlgorithms())
 	if err != nil {
-		return ""
+		return "", nil
 	}
-	var c struct {
-		Issuer string `json:"iss"`
+	var all map[string]any
+	if json.Unmarshal(sig.UnsafePayloadWithoutVerification(), &all) != nil {
+		return "", nil
 	}
-	if json.Unmarshal(sig.UnsafePayloadWithoutVerification(), &c) != nil {
-		return ""
-	}
-	return c.Issuer
+	c := &Claims{all: all}
+	return c.String("iss"), c.Strings("aud")
 }

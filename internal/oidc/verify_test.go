@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -222,6 +223,49 @@ func TestOutage(t *testing.T) {
 	cancel()
 	if _, err := v.Discover(ctx, oidc.Issuer{URL: "https://127.0.0.1:1"}); !errors.Is(err, oidc.ErrUnavailable) {
 		t.Errorf("who asked went away: %v", err)
+	}
+}
+
+// TestHang: an issuer that does not answer keeps nobody waiting whose key is known, and
+// the others for a while only.
+func TestHang(t *testing.T) {
+	issuer := oidctest.New(t)
+	c := &clock{at: time.Now()}
+	v := oidc.NewVerifier(oidc.Options{Now: c.now, Patience: 200 * time.Millisecond})
+	t.Cleanup(v.Close)
+	old := issuer.Sign(t, issuer.Claims(c.now(), "postern", nil))
+	verify := func(token string) error {
+		_, err := v.Verify(t.Context(), issuer.Config("postern"), token)
+		return err
+	}
+	if err := verify(old); err != nil {
+		t.Fatal(err)
+	}
+	c.add(16 * time.Minute) // the keys are to be asked for again
+	issuer.Rotate()
+	rotated := issuer.Sign(t, issuer.Claims(c.now(), "postern", nil))
+	release := issuer.Hang()
+	defer release()
+	before := issuer.Asked()
+	waits := make(chan error, 1)
+	go func() { waits <- verify(rotated) }()
+	for issuer.Asked() == before { // until that one waits
+		runtime.Gosched()
+	}
+	if err := verify(old); err != nil {
+		t.Errorf("with a known key: %v", err)
+	}
+	if err := <-waits; !errors.Is(err, oidc.ErrSignature) {
+		t.Errorf("with a key that cannot be asked for: %v", err)
+	}
+	c.add(24 * time.Hour) // the old keys are not good any more
+	if err := verify(issuer.Sign(t, issuer.Claims(c.now(), "postern", nil))); !errors.Is(err, oidc.ErrUnavailable) {
+		t.Errorf("without keys: %v", err)
+	}
+	release()
+	c.add(4 * time.Second)
+	if err := verify(issuer.Sign(t, issuer.Claims(c.now(), "postern", nil))); err != nil {
+		t.Errorf("when it answers again: %v", err)
 	}
 }
 

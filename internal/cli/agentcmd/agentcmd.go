@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,12 +14,14 @@ import (
 	"postern.dev/postern/internal/agent"
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/headroom"
 	"postern.dev/postern/internal/policy"
 )
 
-// gcPercent makes an agent collect garbage a little sooner than programs do: it runs
-// beside what it serves, and most of its memory belongs to streams that are idle.
-const gcPercent = 75
+// room makes an agent that has much in memory collect garbage a little sooner than
+// programs do: it runs beside what it serves, and most of its memory belongs to streams
+// that are idle.
+func room() headroom.Config { return headroom.Config{Percent: 75, Floor: 12 << 20} }
 
 // New returns the command. invocation is what a user types to call it: the
 // program and its sub-command.
@@ -85,12 +86,9 @@ not touch the others; it is tried again every minute. The agent ends when none i
 			}
 			return command.RunRole(cmd.Context(), w, "agent", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
-					if w.Getenv("GOGC") == "" {
-						debug.SetGCPercent(gcPercent)
-					}
-					err := agent.NewMembers(settings, agent.Options{
+					err := command.WithHeadroom(ctx, w, room(), agent.NewMembers(settings, agent.Options{
 						Version: t.Version, Getenv: w.Getenv, Registry: t.Registry, Health: t.Health, Log: t.Log,
-					}).Run(ctx)
+					}).Run)
 					if _, unusable := errors.AsType[*policy.FileError](err); unusable {
 						return &command.UsageError{Err: err}
 					}

@@ -169,6 +169,15 @@ An agent's file may list several organizations under the key ` + "`organizations
 		fmt.Fprintf(&b, "| `%s` | %s |\n", f.Key(), escape(f.Usage))
 	}
 	b.WriteString(`
+A hub's file may list further issuers of the gateway's tokens under the key ` + "`gatewayIssuers`" + `. What an entry may hold:
+
+| key | meaning | default |
+| --- | --- | --- |
+`)
+	for _, f := range config.GatewayIssuers() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Key(), escape(f.Usage), quoted([]string{f.Default()}))
+	}
+	b.WriteString(`
 
 These are read too:
 

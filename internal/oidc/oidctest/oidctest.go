@@ -34,6 +34,7 @@ type Issuer struct {
 	served   []jose.JSONWebKey
 	metadata map[string]any
 	down     bool
+	hold     chan struct{} // nil unless it hangs
 	asked    int
 }
 
@@ -88,6 +89,20 @@ func (i *Issuer) Down(down bool) {
 	i.down = down
 }
 
+// Hang has nothing answered until release, which the test must call.
+func (i *Issuer) Hang() (release func()) {
+	hold := make(chan struct{})
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.hold = hold
+	return sync.OnceFunc(func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.hold = nil
+		close(hold)
+	})
+}
+
 // Asked returns how often the keys were asked for.
 func (i *Issuer) Asked() int {
 	i.mu.Lock()
@@ -140,7 +155,7 @@ func Sign(t testing.TB, key jose.SigningKey, claims map[string]any) string {
 // ServeHTTP implements http.Handler.
 func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	i.mu.Lock()
-	down := i.down
+	down, hold := i.down, i.hold
 	var answer any
 	switch r.URL.Path {
 	case "/.well-known/openid-configuration":
@@ -150,6 +165,9 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = jose.JSONWebKeySet{Keys: i.served}
 	}
 	i.mu.Unlock()
+	if hold != nil {
+		<-hold
+	}
 	switch {
 	case down:
 		http.Error(w, "down", http.StatusServiceUnavailable)

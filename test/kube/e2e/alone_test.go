@@ -5,6 +5,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -33,6 +34,8 @@ func TestGateway(t *testing.T) {
 	t.Parallel()
 	w := startAlone(t)
 	t.Run("silent watches", func(t *testing.T) { t.Parallel(); testSilentWatches(t, w) })
+	t.Run("forms", func(t *testing.T) { t.Parallel(); testForms(t, w) })
+	t.Run("managers", func(t *testing.T) { t.Parallel(); testManagers(t, w) })
 }
 
 func startAlone(t *testing.T) *alone {
@@ -124,6 +127,25 @@ func (w *alone) config(t *testing.T, hub, agent string) *rest.Config {
 	config.QPS = -1 // the tests are in a hurry
 	return config
 }
+
+// observe calls f for each request that is answered, before the answer is read.
+func observe(config *rest.Config, f func(*http.Request, *http.Response)) {
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			response, err := next.RoundTrip(r)
+			if err == nil {
+				f(r, response)
+			}
+			return response, err
+		})
+	})
+}
+
+// roundTripper is a function as an http.RoundTripper.
+type roundTripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // waitUntilUseful waits until the API server answers through the gateway.
 func (w *alone) waitUntilUseful(t *testing.T, kubectl client, agent *proc.Process) {

@@ -116,7 +116,7 @@ func (c client) feed(t *testing.T, stdin string, args ...string) string {
 	return r.stdout
 }
 
-// stream is a kubectl that goes on, such as logs -f, and the lines that it prints.
+// stream is a command that goes on, such as logs -f, and the lines that it prints.
 type stream struct {
 	cmd    *exec.Cmd
 	lines  chan string
@@ -128,13 +128,19 @@ type stream struct {
 // follow starts kubectl. The stream ends with the test at the latest.
 func (c client) follow(t *testing.T, args ...string) *stream {
 	t.Helper()
-	s := &stream{cmd: c.command(t.Context(), args...), lines: make(chan string, 1024), done: make(chan struct{})}
+	return follow(t, c.command(t.Context(), args...))
+}
+
+// follow starts a command. The stream ends with the test at the latest.
+func follow(t *testing.T, cmd *exec.Cmd) *stream {
+	t.Helper()
+	s := &stream{cmd: cmd, lines: make(chan string, 1024), done: make(chan struct{})}
 	reader, writer := io.Pipe()
 	s.cmd.Stdout, s.cmd.Stderr = writer, &s.stderr
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	go func() { // ends with kubectl
+	go func() { // ends with the command
 		defer close(s.done)
 		s.err = s.cmd.Wait()
 		writer.Close()
@@ -178,7 +184,7 @@ func (s *stream) next(t *testing.T) string {
 	case line, ok := <-s.lines:
 		if !ok {
 			<-s.done
-			t.Fatalf("kubectl ended: %v\n%s", s.err, s.stderr.String())
+			t.Fatalf("%s ended: %v\n%s", filepath.Base(s.cmd.Path), s.err, s.stderr.String())
 		}
 		return line
 	case <-time.After(quick):
@@ -194,7 +200,7 @@ func (s *stream) wait(t *testing.T, within time.Duration) (string, error) {
 	case <-s.done:
 		return s.stderr.String(), s.err
 	case <-time.After(within):
-		t.Fatalf("kubectl did not end within %s", within)
+		t.Fatalf("%s did not end within %s", filepath.Base(s.cmd.Path), within)
 		return "", nil
 	}
 }

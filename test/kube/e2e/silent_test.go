@@ -116,13 +116,10 @@ type watched struct {
 func watchConfigMaps(t *testing.T, config *rest.Config, namespace string) *watched {
 	t.Helper()
 	w := &watched{}
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.URL.Query().Get("watch") != "" {
-				w.requests.Add(1)
-			}
-			return next.RoundTrip(r)
-		})
+	observe(config, func(r *http.Request, _ *http.Response) {
+		if r.URL.Query().Get("watch") != "" {
+			w.requests.Add(1)
+		}
 	})
 	client, err := corev1.NewForConfig(config)
 	if err != nil {
@@ -162,9 +159,3 @@ func (w *watched) next(t *testing.T) string {
 		}
 	}
 }
-
-// roundTripper is a function as a http.RoundTripper.
-type roundTripper func(*http.Request) (*http.Response, error)
-
-// RoundTrip implements http.RoundTripper.
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

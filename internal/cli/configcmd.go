@@ -18,6 +18,7 @@ func newConfig(w command.World) *cobra.Command {
 		{"hub", func() *config.Set { s := config.DefaultHub(); return config.Bind(&s) }},
 		{"agent", func() *config.Set { s := config.DefaultAgent(); return config.Bind(&s) }},
 		{"proxy", func() *config.Set { s := config.DefaultProxy(); return config.Bind(&s) }},
+		{"operator", func() *config.Set { s := config.DefaultOperator(); return config.Bind(&s) }},
 	}
 	var prints, checks []*cobra.Command
 	for _, role := range roles {

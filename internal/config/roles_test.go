@@ -162,10 +162,48 @@ func TestReplicaName(t *testing.T) {
 	}
 }
 
+func TestOperatorErrors(t *testing.T) {
+	for _, tt := range []struct{ flag, want string }{
+		{"", ""},
+		{"--connect-url=tls://hub.example.org", ""},
+		{"--connect-url=hub.example.org", "connect-url"},
+		{"--connect-url=wss://hub.example.org", "is needed with wss://"},
+		{"--ca-pin=abc", "is not a pin"},
+		{"--organization=A", "organization"},
+		{"--proxy-replicas=0", "0 is out of bounds: want between 1 and 20"},
+		{"--proxy-image-pull-policy=always", "is not one of Always, IfNotPresent, Never"},
+		{"--proxy-limits=memory", "is not of the form KEY=VALUE"},
+		{"--proxy-node-selector==x", "is not of the form KEY=VALUE"},
+		{"--watch-namespace=a,B", "namespace"},
+		{"--metrics=8080", "is not an address to listen on"},
+		{"--log-level=loud", "is not one of"},
+	} {
+		o := DefaultOperator()
+		set := Bind(&o)
+		o.Namespace, o.Pods.Image = "postern-system", "postern:test"
+		if name, value, ok := strings.Cut(strings.TrimPrefix(tt.flag, "--"), "="); ok {
+			if err := set.Field(name).Set(value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := set.Load(environment(nil, nil))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: error = %v\nwant    %q", tt.flag, err, tt.want)
+		}
+	}
+	o := DefaultOperator()
+	if err := Bind(&o).Field("proxy-replicas").Set("two"); err == nil {
+		t.Error("two replicas, in letters")
+	}
+	if err := Bind(&o).Load(environment(nil, nil)); err == nil || !strings.Contains(err.Error(), "proxy-image") || !strings.Contains(err.Error(), "namespace") {
+		t.Errorf("nothing set: %v", err)
+	}
+}
+
 // TestNames checks what is derived from a setting's name, for every setting of every role.
 func TestNames(t *testing.T) {
-	hub, agent, proxy, client := DefaultHub(), DefaultAgent(), DefaultProxy(), DefaultClient()
-	for _, s := range []Settings{&hub, &agent, &proxy, &client} {
+	hub, agent, proxy, client, operator := DefaultHub(), DefaultAgent(), DefaultProxy(), DefaultClient(), DefaultOperator()
+	for _, s := range []Settings{&hub, &agent, &proxy, &client, &operator} {
 		seen := make(map[string]string)
 		for _, f := range Bind(s).Fields() {
 			if !regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z][a-z0-9]*)*$`).MatchString(f.Name) {

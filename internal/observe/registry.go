@@ -28,6 +28,7 @@ type Registry struct {
 	into   prometheus.Registerer // reg, or what adds labels on the way to it
 	labels []string              // the names of those labels
 	docs   []Metric
+	others prometheus.Gatherers // served beside reg
 }
 
 // NewRegistry returns a registry with the metrics of the Go runtime and of the
@@ -48,9 +49,13 @@ func (r *Registry) Of(organization string) *Registry {
 	return &Registry{reg: r.reg, into: prometheus.WrapRegistererWith(prometheus.Labels{label: organization}, r.into), labels: []string{label}}
 }
 
+// Include serves what a library gathers by itself with the metrics of the registry. No name may
+// be in both. It must be called before Handler.
+func (r *Registry) Include(g prometheus.Gatherer) { r.others = append(r.others, g) }
+
 // Handler serves the metrics in the formats of Prometheus.
 func (r *Registry) Handler() http.Handler {
-	return promhttp.HandlerFor(r.reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
+	return promhttp.HandlerFor(append(prometheus.Gatherers{r.reg}, r.others...), promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }
 
 // Gatherer returns the registry for whoever collects metrics by other means.

@@ -110,11 +110,12 @@ func outdent(s string) string {
 
 func environment() string {
 	hub, agent, proxy := config.DefaultHub(), config.DefaultAgent(), config.DefaultProxy()
+	operator := config.DefaultOperator()
 	client, forward, doctor := config.DefaultClient(), config.DefaultForward(), config.DefaultDoctor()
 	roles := []struct {
 		name     string
 		settings config.Settings
-	}{{"hub", &hub}, {"agent", &agent}, {"proxy", &proxy}, {"forward", &forward}, {"doctor", &doctor}, {"commands that manage a hub", &client}}
+	}{{"hub", &hub}, {"agent", &agent}, {"proxy", &proxy}, {"operator", &operator}, {"forward", &forward}, {"doctor", &doctor}, {"commands that manage a hub", &client}}
 
 	type variable struct {
 		name, flag, usage string

@@ -58,16 +58,19 @@ type CommonSpec struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an agent's ID has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end; a UUID is one."
 	AgentID string `json:"agentID,omitempty"`
 
 	// AgentId is another spelling of agentID.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an agent's ID has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end; a UUID is one."
 	AgentId string `json:"agentId,omitempty"` //nolint:revive,staticcheck // the documents spell it both ways
 
 	// PodSelector selects the pods that are pointed to the proxy.
 	// +required
+	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="an operator of matchExpressions is In, NotIn, Exists or DoesNotExist."
 	// +kubebuilder:validation:XValidation:rule="(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",message="podSelector must specify at least one of matchLabels or matchExpressions; an empty selector would match all pods unintentionally."
 	PodSelector metav1.LabelSelector `json:"podSelector"`
 }
@@ -90,15 +93,19 @@ type SecretKeyRef struct {
 type Hub struct {
 	// ConnectURL is the hub's address: tls://HOST[:4222] or wss://HOST[:443].
 	// +optional
-	// +kubebuilder:validation:Pattern=`^(tls|wss)://`
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(tls|https|wss)://[^/@?#]+(/[^?#]*)?$')",message="connectUrl is tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes."
 	ConnectURL string `json:"connectUrl,omitempty"`
 	// Organization to work for.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an organization's name has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end."
 	Organization string `json:"organization,omitempty"`
 	// CABundle is the hub's CA certificate in PEM. Without it and the operator's own, the CAs of
 	// the proxy's image are trusted.
 	// +optional
+	// +kubebuilder:validation:MaxLength=65536
+	// +kubebuilder:validation:XValidation:rule="self.contains('-----BEGIN CERTIFICATE-----')",message="caBundle is the text of certificates in PEM: it begins with -----BEGIN CERTIFICATE-----."
 	CABundle string `json:"caBundle,omitempty"`
 }
 

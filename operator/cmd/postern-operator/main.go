@@ -1,15 +1,17 @@
-// Command postern-operator runs the operator: see package controller.
+// Command postern-operator is the operator for Kubernetes clusters. It makes Proxies work:
+// resources that point pods to a private network.
 package main
 
 import (
-	_ "k8s.io/api/core/v1"
-	_ "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	_ "k8s.io/client-go/kubernetes/scheme"
-	_ "sigs.k8s.io/controller-runtime"
-	_ "sigs.k8s.io/controller-runtime/pkg/envtest"
-	_ "sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+	"context"
+	"os"
 
-	_ "postern.dev/postern/operator/api/v1alpha1"
+	"postern.dev/postern/internal/cli/command"
+	"postern.dev/postern/operator/cli"
 )
 
-func main() {}
+func main() {
+	ctx, _ := command.Signals(context.Background()) // os.Exit ends what stop would
+	w := command.System()
+	os.Exit(command.Execute(ctx, w, cli.New(w)))
+}

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// Bounds of the number of proxy pods of a Proxy.
+const minProxyReplicas, maxProxyReplicas = 1, 20
+
+// Operator is the settings of the operator in a Kubernetes cluster.
+type Operator struct {
+	// Where the hub is that Proxies use which do not say it themselves. All may be empty.
+	ConnectURL   string
+	CAFile       string // PEM file with the hub's CA; the operator gives its content to the proxies
+	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
+	Organization string
+
+	Pods ProxyPods
+
+	Namespace       string   // the operator's own
+	WatchNamespaces []string // where Proxies count; empty: everywhere
+	CompatUpbound   bool     // Proxies of group spaces.upbound.io count too
+	Kubeconfig      string   // outside of a cluster; empty: the pod's own service account
+	LeaderElect     bool     // of several operators, one acts
+
+	Metrics string // HOST:PORT for /metrics, /healthz and /readyz; empty for none
+	Log     Log
+}
+
+// ProxyPods is how the pods are made that run the proxies.
+type ProxyPods struct {
+	Image            string
+	PullPolicy       string   // Always, IfNotPresent or Never
+	PullSecrets      []string // names of Secrets in the Proxy's namespace
+	Replicas         int
+	Requests         []string // RESOURCE=QUANTITY
+	Limits           []string // RESOURCE=QUANTITY
+	NodeSelector     []string // LABEL=VALUE
+	PriorityClass    string
+	MetricsNamespace string // the one namespace from which their metrics may be read; empty: none
+}
+
+// DefaultOperator returns an operator's settings before anything is configured.
+func DefaultOperator() Operator {
+	return Operator{
+		Organization: DefaultOrganization,
+		Pods: ProxyPods{
+			PullPolicy: "IfNotPresent", Replicas: 2, Requests: []string{"cpu=50m", "memory=64Mi"}, Limits: []string{"memory=256Mi"},
+		},
+		LeaderElect: true,
+		Log:         Log{Format: "auto", Level: "info"},
+	}
+}
+
+func (o *Operator) fields() []*Field {
+	all := []*Field{
+		text("connect-url", "URL", &o.ConnectURL, "address of the hub, for Proxies that do not name one: tls://HOST[:4222], or wss://HOST[:443]"),
+		text("ca-file", "FILE", &o.CAFile, "the hub's CA certificate, DIR/ca.crt on the hub; without it and --ca-pin the CAs of the proxy's image are trusted"),
+		text("ca-pin", "PIN", &o.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file or in addition"),
+		text("organization", "ORG", &o.Organization, "organization of the hub, for Proxies that do not name one").or("UPBOUND_ORG"),
+	}
+	all = append(all, o.Pods.fields()...)
+	all = append(all,
+		text("namespace", "NAMESPACE", &o.Namespace, "namespace that the operator itself runs in").or("POD_NAMESPACE"),
+		list("watch-namespace", "NAMESPACE", &o.WatchNamespaces, "namespace in which Proxies count; without it, all do"),
+		toggle("compat-upbound", &o.CompatUpbound, "serve Proxies of group spaces.upbound.io too, whose CustomResourceDefinition must be there"),
+		text("kubeconfig", "FILE", &o.Kubeconfig, "kubeconfig file, outside of a cluster; without it, the pod's own service account").or("KUBECONFIG"),
+		toggle("leader-elect", &o.LeaderElect, "of several operators in a namespace, let one act"),
+		text("metrics", "ADDR", &o.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer a network of your own"),
+	)
+	return append(all, o.Log.fields()...)
+}
+
+func (p *ProxyPods) fields() []*Field {
+	return []*Field{
+		text("proxy-image", "IMAGE", &p.Image, "image of the program postern, which the proxies run"),
+		text("proxy-image-pull-policy", "POLICY", &p.PullPolicy, "when nodes pull that image: Always, IfNotPresent or Never"),
+		list("proxy-image-pull-secret", "NAME", &p.PullSecrets, "Secret in the Proxy's namespace to pull that image with"),
+		number("proxy-replicas", &p.Replicas, "how many pods run the proxy of a Proxy"),
+		list("proxy-requests", "RESOURCE=QUANTITY", &p.Requests, "what a proxy pod requests of its node"),
+		list("proxy-limits", "RESOURCE=QUANTITY", &p.Limits, "what a proxy pod may use at most"),
+		list("proxy-node-selector", "LABEL=VALUE", &p.NodeSelector, "label of the nodes that proxy pods may run on"),
+		text("proxy-priority-class", "NAME", &p.PriorityClass, "priority class of proxy pods"),
+		text("proxy-metrics-namespace", "NAMESPACE", &p.MetricsNamespace, "namespace from which the metrics of proxy pods may be read; without it, from none"),
+	}
+}
+
+func (o *Operator) fromFile() bool { return true }
+
+func (o *Operator) complete(*Set, Environment) {}
+
+func (o *Operator) check(c *checker) {
+	if o.ConnectURL != "" {
+		u := Uplink{ConnectURL: o.ConnectURL, CAFile: o.CAFile, CAPin: o.CAPin}
+		u.check(c)
+	} else {
+		c.trust(o.CAPin)
+	}
+	if o.Organization != "" {
+		c.name("organization", "organization", o.Organization)
+	}
+	o.Pods.check(c)
+	if c.require("namespace", o.Namespace) {
+		c.name("namespace", "namespace", o.Namespace)
+	}
+	for _, n := range o.WatchNamespaces {
+		c.name("watch-namespace", "namespace", n)
+	}
+	if o.Metrics != "" {
+		c.listenAddr("metrics", o.Metrics)
+	}
+	o.Log.check(c)
+}
+
+func (p *ProxyPods) check(c *checker) {
+	c.require("proxy-image", p.Image)
+	c.oneOf("proxy-image-pull-policy", p.PullPolicy, "Always", "IfNotPresent", "Never")
+	if p.Replicas < minProxyReplicas || p.Replicas > maxProxyReplicas {
+		c.fail("proxy-replicas", "", "%d is out of bounds: want between %d and %d", p.Replicas, minProxyReplicas, maxProxyReplicas)
+	}
+	for _, one := range []struct {
+		setting string
+		pairs   []string
+	}{{"proxy-requests", p.Requests}, {"proxy-limits", p.Limits}, {"proxy-node-selector", p.NodeSelector}} {
+		if i := slices.IndexFunc(one.pairs, func(s string) bool { key, _, ok := strings.Cut(s, "="); return !ok || key == "" }); i >= 0 {
+			c.fail(one.setting, "", "%q is not of the form KEY=VALUE", one.pairs[i])
+		}
+	}
+	if p.MetricsNamespace != "" {
+		c.name("proxy-metrics-namespace", "namespace", p.MetricsNamespace)
+	}
+}

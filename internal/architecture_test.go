@@ -55,7 +55,7 @@ var bans = []struct {
 	{
 		name:    "command line library",
 		match:   prefix("github.com/spf13/"),
-		allowed: []string{"internal/cli"},
+		allowed: []string{"internal/cli", "operator/cli"},
 		why:     "a role is configured by a struct and run by Run(ctx), so that tests and `postern dev` can do it too",
 	},
 	{

@@ -42,6 +42,9 @@ type Options struct {
 	Health   *observe.Health   // nil: nobody asks
 	Log      *slog.Logger
 
+	// Resolver finds the addresses of targets; nil means the system's.
+	Resolver reach.Resolver
+
 	// MaxPipes bounds the pipes of each organization at once. 0 means 8192, or fewer
 	// where the process may not open so many files.
 	MaxPipes int
@@ -116,7 +119,7 @@ func newAgent(cfg config.Agent, opt Options, m *meters, limit int, ready func())
 		buffers: pipe.NewBuffers(), keeper: pipe.NewKeeper(), lanes: make(map[*lane]struct{}),
 		orders: hubOrders{given: make(chan struct{}, 1)},
 	}
-	a.reach = &reach.Dialer{Policy: g.current.Load, Permit: func(rule string) string { return permit(cfg, rule) }}
+	a.reach = &reach.Dialer{Policy: g.current.Load, Resolver: opt.Resolver, Permit: func(rule string) string { return permit(cfg, rule) }}
 	a.visits = audit.NewStreams(m.spool, cfg.AuditOpenAfter)
 	if a.gateway, err = a.newGateway(); err != nil {
 		return nil, err

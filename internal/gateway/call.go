@@ -28,6 +28,8 @@ type call struct {
 	known        bool // caller has proved who it is
 	organization string
 	target       wire.Target        // that access grants are asked about
+	portName     string             // of the service's port, if it was asked for by name
+	upgrade      bool               // it asks to go on with another protocol
 	as           assertion.Identity // that the caller wishes to be
 	out          *url.URL           // that goes to the agent
 	word         *assertion.Word    // the hub's, for the agent
@@ -38,6 +40,12 @@ type call struct {
 	cancel context.CancelCauseFunc
 	leave  []func()
 }
+
+// long reports whether the request may last for hours.
+func (c *call) long() bool { return c.what.Long() || c.upgrade }
+
+// connects reports whether it is about bytes both ways, which nobody begins again.
+func (c *call) connects() bool { return c.what.Connect() || c.upgrade }
 
 // callKey is where a request's context holds its call.
 type callKey struct{}
@@ -56,8 +64,7 @@ func (c *call) prepare() error {
 	if s := c.url.Service; s != nil {
 		var ok bool
 		if c.target, ok = s.Target(); !ok {
-			return wire.Fail(wire.LegClient, wire.CodeBadRequest, "service %s is asked for by the name of its port, %s", s, s.Port).
-				WithHint("write the port's number: access grants tell ports by it")
+			c.target, c.portName = wire.Target{}, s.Port // see lookUp
 		}
 	}
 	if c.in.Method == http.MethodConnect {
@@ -96,15 +103,6 @@ func target(rest string) *url.URL {
 
 // agentHost stands for the agent in URLs: connections belong to one cluster anyway.
 const agentHost = "gateway"
-
-// notExposed words the refusal of a service as people look for it.
-func (c *call) notExposed(err error) error {
-	f := wire.AsFailure(err, wire.LegHub)
-	if c.url.Service == nil || f.Code != wire.CodeDenied {
-		return err
-	}
-	return wire.Fail(f.Leg, f.Code, "service %s is not in the exposed services allowlist: %s", c.url.Service, f.Text).WithHint("%s", f.Hint).WithCause(err)
-}
 
 // claims returns what the hub gives its word for.
 func (c *call) claims() assertion.Claims {
@@ -147,7 +145,7 @@ const stillEvery = 20 * time.Second
 
 // watch asks from time to time whether the caller is still who it was.
 func (c *call) watch(still func(ctx context.Context) error) {
-	if c.caller.Still == nil || !c.what.Long() {
+	if c.caller.Still == nil || !c.long() {
 		return
 	}
 	ctx, end := context.WithCancel(c.ctx)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,7 @@ type Config struct {
 	Hub            Hub
 	Authenticators []Authenticator // asked in this order
 	Signer         *assertion.Signer
+	Self           identity.Principal // as whom the hub asks clusters for itself
 	Limits         Limits
 
 	// Failed notes that somebody failed to prove who he is, and returns how long
@@ -70,6 +72,7 @@ type Config struct {
 type Gateway struct {
 	c        Config
 	clusters *clusters
+	ports    *ports
 	inflight *inflight
 	short    *httputil.ReverseProxy
 	long     *httputil.ReverseProxy
@@ -91,6 +94,7 @@ func New(c Config) *Gateway {
 	g := &Gateway{
 		c: c, clusters: newClusters(c.Hub.Dial, c.Metrics), inflight: newInflight(c.Limits), calls: make(map[*call]struct{}), empty: make(chan struct{}),
 	}
+	g.ports = newPorts(g.Ask)
 	g.short, g.long = g.proxy(shortBuffer, shortFlush), g.proxy(longBuffer, longFlush)
 	return g
 }
@@ -107,7 +111,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer g.end(c)
 	proxy := g.short
-	if c.what.Long() {
+	if c.long() {
 		proxy = g.long
 	}
 	proxy.ServeHTTP(c.answer, r.WithContext(c.ctx))
@@ -126,7 +130,10 @@ func (g *Gateway) admit(w http.ResponseWriter, r *http.Request) (*call, error) {
 		return c, wire.Fail(wire.LegClient, wire.CodeBadRequest, "%s", err).WithCause(err).
 			WithHint("a cluster's API server is https://HUB/CLUSTER/PATH")
 	}
-	c.what = kubeurl.Describe(r.Method, c.url.Rest)
+	c.what, c.upgrade = kubeurl.Describe(r.Method, c.url.Rest), r.Header.Get("Upgrade") != ""
+	if c.url.Service != nil { // what its paths mean, nobody here knows
+		c.what = kubeurl.Request{Verb: strings.ToLower(r.Method), Path: c.what.Path}
+	}
 	c.caller, c.method, err = g.authenticate(r, c.url)
 	c.known = c.caller.Principal != identity.Principal{}
 	if err != nil {
@@ -164,6 +171,9 @@ func (g *Gateway) let(c *call) (err error) {
 			cancel(err)
 		}
 	}()
+	if err := c.lookUp(g.ports); err != nil {
+		return err
+	}
 	leave, err := g.c.Hub.Enter(ctx, Entry{Caller: c.caller, Organization: c.organization, Cluster: c.url.Cluster, Target: c.target, Cut: c.cut})
 	if err != nil {
 		return c.notExposed(err)
@@ -188,8 +198,8 @@ func (g *Gateway) let(c *call) (err error) {
 		return wire.Fail(wire.LegHub, wire.CodeDraining, "the hub is shutting down").WithHint("try again")
 	}
 	g.calls[c] = struct{}{}
-	g.c.Metrics.Began(c.what.Long())
-	if c.what.Long() {
+	g.c.Metrics.Began(c.long())
+	if c.long() {
 		g.c.Audit.Record(c.record(recordBegins))
 	}
 	return nil
@@ -201,8 +211,8 @@ func (g *Gateway) end(c *call) {
 	c.left()
 	c.cancel(nil)
 	g.inflight.leave(c)
-	g.c.Metrics.Ended(c.what.Long())
-	g.c.Metrics.Request(string(c.method), c.what.Verb, c.answer.status, c.what.Long(), time.Since(c.begin), c.answer.sent.Load(), c.answer.received.Load())
+	g.c.Metrics.Ended(c.long())
+	g.c.Metrics.Request(string(c.method), c.what.Verb, c.answer.status, c.long(), time.Since(c.begin), c.answer.sent.Load(), c.answer.received.Load())
 	g.c.Audit.Record(c.record(""))
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -241,7 +251,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, c *call, err er
 	}
 	status.Write(w)
 	c.answer.status = status.Code
-	g.c.Metrics.Request(string(c.method), c.what.Verb, status.Code, c.what.Long(), time.Since(c.begin), 0, 0)
+	g.c.Metrics.Request(string(c.method), c.what.Verb, status.Code, c.long(), time.Since(c.begin), 0, 0)
 	one := c.record("")
 	one.Outcome(f, wire.LegHub)
 	if !c.known {
@@ -273,7 +283,7 @@ func (g *Gateway) Close(ctx context.Context) {
 		close(g.empty)
 	}
 	for c := range g.calls {
-		if c.what.Long() && !c.what.Connect() {
+		if c.long() && !c.connects() {
 			c.cut(gone)
 		}
 	}

@@ -108,7 +108,6 @@ func TestRefusals(t *testing.T) {
 		{"cluster:x", "/plant/api", nil, 403, "Forbidden", "--gateway-user-prefix", ""},
 		{"eve", "/plant/api", nil, 403, "Forbidden", "postern access grant", ""},
 		{"ann", "/plant/api/v1/namespaces/shop/services/web:80/proxy-service/", nil, 403, "Forbidden", "service shop/web is not in the exposed services allowlist", ""},
-		{"ann", "/plant/api/v1/namespaces/shop/services/web:http/proxy-service/", nil, 400, "BadRequest", "port's number", ""},
 		{"ann", "/plant/api/v1/namespaces/shop/services/web/proxy-service/", nil, 400, "BadRequest", "names no service", ""},
 		{"ann", "/nowhere/api", nil, 404, "NotFound", "no cluster nowhere", ""},
 		{"ann", "/other:plant/api", nil, 404, "NotFound", "no cluster plant", ""},

@@ -30,7 +30,7 @@ func newInflight(l Limits) *inflight {
 
 func (i *inflight) of(c *call) (key inflightKey, kind, limit int) {
 	key = inflightKey{c.caller.Organization, c.caller.Principal.String()}
-	if c.what.Long() {
+	if c.long() {
 		return key, 1, i.limits.Long
 	}
 	return key, 0, i.limits.Short

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"postern.dev/postern/internal/assertion"
@@ -45,30 +44,15 @@ type Asker func(r *http.Request) (*http.Response, error)
 type Reviewer struct {
 	cluster string // for people
 	ask     Asker
-	now     func() time.Time
-	slots   chan struct{}
 	key     [32]byte // of the digests: a dump of them helps nobody
-
-	mu  sync.Mutex
-	all map[digest]*review
+	known   *recall[digest, assertion.Identity]
 }
 
 type digest [sha256.Size]byte
 
-// review is a question, and its answer once done is closed.
-type review struct {
-	done    chan struct{}
-	who     assertion.Identity
-	err     error
-	expires time.Time
-}
-
 // NewReviewer returns a reviewer of a cluster. A nil now means time.Now.
 func NewReviewer(cluster string, ask Asker, now func() time.Time) *Reviewer {
-	if now == nil {
-		now = time.Now
-	}
-	v := &Reviewer{cluster: cluster, ask: ask, now: now, slots: make(chan struct{}, maxReviewing), all: make(map[digest]*review)}
+	v := &Reviewer{cluster: cluster, ask: ask, known: newRecall[digest, assertion.Identity](maxReviewing, maxReviews, now)}
 	_, _ = rand.Read(v.key[:]) // never fails
 	return v
 }
@@ -84,76 +68,20 @@ func (v *Reviewer) Review(ctx context.Context, token string) (assertion.Identity
 	}
 	mac := hmac.New(sha256.New, v.key[:])
 	mac.Write([]byte(token))
-	id := digest(mac.Sum(nil))
-	v.mu.Lock()
-	one := v.all[id]
-	if one != nil && !one.expires.IsZero() && !v.now().Before(one.expires) {
-		delete(v.all, id)
-		one = nil
-	}
-	if one == nil {
-		select {
-		case v.slots <- struct{}{}:
+	who, err := v.known.get(ctx, digest(mac.Sum(nil)), reviewTime, func(ctx context.Context) (assertion.Identity, time.Duration, error) {
+		switch who, err := v.put(ctx, token); {
+		case err == nil:
+			return who, goodFor, nil
+		case errors.Is(err, errForeign):
+			return who, badFor, err
 		default:
-			v.mu.Unlock()
-			return assertion.Identity{}, wire.Fail(wire.LegHub, wire.CodeOverloaded, "cluster %s is being asked about too many tokens", v.cluster).WithHint("try again")
+			return who, 0, err // it may be better already
 		}
-		one = &review{done: make(chan struct{})}
-		v.room()
-		v.all[id] = one
-		v.mu.Unlock()
-		v.answer(ctx, one, id, token)
-		return one.who, one.err
+	})
+	if errors.Is(err, errBusy) {
+		return who, wire.Fail(wire.LegHub, wire.CodeOverloaded, "cluster %s is being asked about too many tokens", v.cluster).WithHint("try again")
 	}
-	v.mu.Unlock()
-	select {
-	case <-one.done:
-		return one.who, one.err
-	case <-ctx.Done():
-		return assertion.Identity{}, ctx.Err()
-	}
-}
-
-// room makes room for one more answer; mu is held.
-func (v *Reviewer) room() {
-	if len(v.all) < maxReviews {
-		return
-	}
-	now := v.now()
-	for id, one := range v.all {
-		if !one.expires.IsZero() && !now.Before(one.expires) {
-			delete(v.all, id)
-		}
-	}
-	for id, one := range v.all { // any: who comes again is asked about again
-		if len(v.all) < maxReviews {
-			return
-		}
-		if !one.expires.IsZero() {
-			delete(v.all, id)
-		}
-	}
-}
-
-// answer asks the cluster. The answer is for all who wait, so it does not end with the
-// request that happened to be the first.
-func (v *Reviewer) answer(ctx context.Context, one *review, id digest, token string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTime)
-	defer cancel()
-	who, err := v.put(ctx, token)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	<-v.slots
-	one.who, one.err = who, err
-	switch {
-	case err == nil:
-		one.expires = v.now().Add(goodFor)
-	case errors.Is(err, errForeign):
-		one.expires = v.now().Add(badFor)
-	default: // it may be better already
-		delete(v.all, id)
-	}
-	close(one.done)
+	return who, err
 }
 
 // tokenReview is authentication.k8s.io/v1 TokenReview, as much of it as is needed.
@@ -317,10 +245,10 @@ func expiryOf(token string) time.Time {
 
 // Ask returns an Asker that reaches a cluster through its agent, which asks with its
 // own service account.
-func (g *Gateway) Ask(organization, cluster, principal string) Asker {
+func (g *Gateway) Ask(organization, cluster string) Asker {
 	return func(r *http.Request) (*http.Response, error) {
 		word, err := g.c.Signer.Prepare(assertion.Claims{
-			Organization: organization, Agent: cluster, Method: r.Method, URI: r.URL.RequestURI(), Mode: assertion.ModeSelf, Principal: principal,
+			Organization: organization, Agent: cluster, Method: r.Method, URI: r.URL.RequestURI(), Mode: assertion.ModeSelf, Principal: g.c.Self.String(),
 		})
 		if err != nil {
 			return nil, err

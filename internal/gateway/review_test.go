@@ -160,7 +160,7 @@ func TestReviewBounds(t *testing.T) {
 		for i := range maxReviews + 100 {
 			_, _ = v.Review(t.Context(), fmt.Sprint("more", i))
 		}
-		if n := len(v.all); n > maxReviews {
+		if n := len(v.known.all); n > maxReviews {
 			t.Errorf("%d answers are remembered", n)
 		}
 	})
@@ -283,14 +283,14 @@ func TestAsk(t *testing.T) {
 	w := newWorld(t, nil)
 	a := &authority{tokens: map[string]string{"t": "ann"}}
 	w.set(a.review)
-	who, err := NewReviewer("plant", w.gateway.Ask("acme", "plant", "hub:node"), nil).Review(t.Context(), "t")
+	who, err := NewReviewer("plant", w.gateway.Ask("acme", "plant"), nil).Review(t.Context(), "t")
 	if err != nil || who.User != "ann" {
 		t.Fatalf("%+v, %v", who, err)
 	}
 	if c := w.last(); c.Mode != assertion.ModeSelf || c.URI != ReviewPath || c.Principal != "hub:node" {
 		t.Errorf("%+v", c)
 	}
-	_, err = NewReviewer("away", w.gateway.Ask("acme", "away", "hub:node"), nil).Review(t.Context(), "t")
+	_, err = NewReviewer("away", w.gateway.Ask("acme", "away"), nil).Review(t.Context(), "t")
 	if f := wire.AsFailure(err, wire.LegUnknown); f.Code != wire.CodeNoAgent {
 		t.Error(err)
 	}

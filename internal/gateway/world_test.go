@@ -107,7 +107,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	t.Cleanup(w.agent.Close)
 	names := Names{Reserved: []string{"system:", "cluster:"}}
 	c := Config{
-		Hub: w, Authenticators: []Authenticator{users{names}}, Signer: signer, Audit: &w.records, Flood: &w.records,
+		Hub: w, Authenticators: []Authenticator{users{names}}, Signer: signer, Self: identity.Principal{Kind: identity.KindHub, Name: "node"}, Audit: &w.records, Flood: &w.records,
 		Metrics: observe.NewGateway(w.registry), Log: slog.New(slog.DiscardHandler),
 		Failed: func(*http.Request) time.Duration {
 			w.mu.Lock()

@@ -30,9 +30,8 @@ func (h *Hub) openGateway(signIn *SignIn, metrics *observe.Gateway) error {
 		return err
 	}
 	names := gateway.Names{UserPrefix: h.cfg.GatewayUserPrefix, GroupPrefix: h.cfg.GatewayGroupPrefix, Reserved: h.cfg.GatewayReserved}
-	self := identity.Principal{Kind: identity.KindHub, Name: h.state.Node()}
 	ask := func(org, agent string) gateway.Asker {
-		return func(r *http.Request) (*http.Response, error) { return h.gateway.Ask(org, agent, self.String())(r) }
+		return func(r *http.Request) (*http.Response, error) { return h.gateway.Ask(org, agent)(r) }
 	}
 	ids, err := newGatewayIDTokens(signIn, h.cfg.GatewayIssuers, h.signInOptions(), h.registry, names)
 	if err != nil {
@@ -46,6 +45,7 @@ func (h *Hub) openGateway(signIn *SignIn, metrics *observe.Gateway) error {
 		Hub:            &gatewayHub{registry: h.registry, tenants: h.tenants, access: h.access, issued: h.issued, holds: h.api.holds},
 		Authenticators: authenticators,
 		Signer:         signer,
+		Self:           identity.Principal{Kind: identity.KindHub, Name: h.state.Node()},
 		Limits:         gateway.Limits{Short: h.cfg.GatewayShort, Long: h.cfg.GatewayLong, Total: maxGatewayRequests},
 		Failed: func(r *http.Request) time.Duration {
 			if h.api.failures.failed(sourceOf(r), time.Now()) {

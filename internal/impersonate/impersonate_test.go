@@ -230,7 +230,8 @@ func TestPass(t *testing.T) {
 	}
 }
 
-// TestSelf: the hub may ask about tokens, and nothing else, as the agent.
+// TestSelf: the hub may ask about tokens, and read services, and nothing else, as the
+// agent.
 func TestSelf(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -246,16 +247,25 @@ func TestSelf(t *testing.T) {
 	if h.Get("Authorization") != "Bearer "+agentToken || h["Impersonate-User"] != nil || !w.visits[0].Own {
 		t.Errorf("the API server sees %v; judged was %+v", h, w.visits[0])
 	}
+	const service = "/api/v1/namespaces/shop/services/web"
 	withService := self(http.MethodPost, reviewPath)
 	withService.Service = &assertion.Service{Scheme: "http", Namespace: "a", Name: "b", Port: "80"}
 	for _, c := range []assertion.Claims{
 		self(http.MethodGet, reviewPath), self(http.MethodPost, reviewPath+"?a=b"), self(http.MethodPost, reviewPath+"/"), self(http.MethodPost, "/"+reviewPath),
 		self(http.MethodPost, "/api/v1/namespaces/kube-system/serviceaccounts/a/token"), self(http.MethodGet, "/api/v1/secrets"), withService,
+		self(http.MethodDelete, service), self(http.MethodPost, service), self(http.MethodGet, service+"/proxy"), self(http.MethodGet, service+"?watch=1"),
+		self(http.MethodGet, service+"/"), self(http.MethodGet, "/"+service), self(http.MethodGet, "/api/v1/namespaces/shop/services"),
+		self(http.MethodGet, "/api/v1/namespaces/shop/services/"), self(http.MethodGet, "/api/v1/namespaces/shop/secrets/web"),
+		self(http.MethodGet, "/api/v1/namespaces/shop/services/.."), self(http.MethodGet, "/api/v1/namespaces/../services/web"), self(http.MethodGet, "/api/v1/services/web"),
+		self(http.MethodGet, "/api/v1/namespaces/shop%2fsecrets/services/web"),
 	} {
 		answer, body := w.send(w.request(c, nil))
-		isStatus(t, answer, body, http.StatusForbidden, "token reviews only")
+		isStatus(t, answer, body, http.StatusForbidden, "token reviews and read services only")
 	}
-	if n := len(w.requests()); n != 1 {
+	if answer, _ := w.send(w.request(self(http.MethodGet, service), nil)); answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
+	}
+	if n := len(w.requests()); n != 2 {
 		t.Errorf("the API server sees %d requests", n)
 	}
 }

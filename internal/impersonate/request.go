@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	// reviewPath is the one thing that the hub may ask for itself.
+	// reviewPath is where the hub itself may ask whose a token is.
 	reviewPath = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 	// cutTime is what the hub has to take the end of a request that was cut.
@@ -133,8 +133,8 @@ func (s *Server) believe(w http.ResponseWriter, r *http.Request) (*request, erro
 	switch {
 	case !strings.HasPrefix(r.RequestURI, "/") || r.Method == http.MethodConnect:
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "want a path, and no tunnel")
-	case claims.Mode == assertion.ModeSelf && (r.Method != http.MethodPost || r.RequestURI != reviewPath || claims.Service != nil):
-		return nil, wire.Fail(wire.LegAgent, wire.CodeDenied, "the hub itself may ask for token reviews only")
+	case claims.Mode == assertion.ModeSelf && (claims.Service != nil || !mayBeOwn(r.Method, r.RequestURI)):
+		return nil, wire.Fail(wire.LegAgent, wire.CodeDenied, "the hub itself may ask for token reviews and read services only")
 	case claims.Mode == assertion.ModePass && claims.Service != nil:
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "services do not get the caller's credentials")
 	case claims.Mode == assertion.ModePass && !kubeauth.Shows(r.Header):
@@ -157,6 +157,18 @@ func (s *Server) believe(w http.ResponseWriter, r *http.Request) (*request, erro
 		}
 	}
 	return q, nil
+}
+
+// mayBeOwn reports whether the hub may ask this for itself: whose a token is, and which
+// ports a service has.
+func mayBeOwn(method, uri string) bool {
+	if method == http.MethodPost {
+		return uri == reviewPath
+	}
+	namespace, rest, _ := strings.Cut(strings.TrimPrefix(uri, "/api/v1/namespaces/"), "/")
+	service, ok := strings.CutPrefix(rest, "services/")
+	return method == http.MethodGet && ok && strings.HasPrefix(uri, "/api/v1/namespaces/") &&
+		identity.ValidateName("namespace", namespace) == nil && identity.ValidateName("service", service) == nil
 }
 
 // disbelieve says what is wrong with the hub's word. It is not the caller's fault, nor

@@ -27,6 +27,7 @@ import (
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/proxy"
+	"postern.dev/postern/internal/reach"
 	"postern.dev/postern/internal/testnet"
 	"postern.dev/postern/internal/uplink"
 )
@@ -85,6 +86,8 @@ type world struct {
 	uplink *uplink.Dialer
 	admin  *api.Client
 	token  string // file with a robot's token
+
+	resolver reach.Resolver // of agents; nil: the system's
 }
 
 // newWorld starts a hub with what change makes of its settings.
@@ -193,7 +196,7 @@ func (w *world) agent(name string, change func(*config.Agent)) *process {
 	}
 	watched := watch("agent")
 	a, err := agent.New(settings, agent.Options{
-		Version: "test", Getenv: noEnv, Registry: watched.registry, Health: watched.health, Log: w.log.With("part", name),
+		Version: "test", Getenv: noEnv, Registry: watched.registry, Health: watched.health, Log: w.log.With("part", name), Resolver: w.resolver,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -91,7 +91,17 @@ func testGateway(t *testing.T, c *cluster.Cluster, m *tunnel) {
 	if _, err := c.KubectlInside(limit(t, quick), "create", "clusterrolebinding", "robot", "--clusterrole=cluster-admin", "--user="+gatewayUser); err != nil {
 		t.Fatal(err)
 	}
+	kubectl.must(t, "run", "quiet", "-n", "default", "--image", cluster.ToolImage, "--restart=Never", "--command", "--", "tick", "1h")
+	kubectl.must(t, "wait", "-n", "default", "--for=condition=Ready", "pod/quiet", "--timeout=30s")
+	quiet := startQuiet(t, m, kubectl, "quiet")
 	t.Run("kubectl", func(t *testing.T) { testClient(t, c, kubectl) })
+	t.Run("wait", func(t *testing.T) { testWait(t, kubectl) })
+	for name, websockets := range map[string]string{"websocket": "true", "spdy": "false"} {
+		t.Run("attach "+name, func(t *testing.T) { testAttach(t, kubectl, websockets) })
+	}
+	for _, s := range quiet {
+		t.Run("quiet "+s.name, func(t *testing.T) { s.end(t) })
+	}
 	t.Run("as", func(t *testing.T) { testGatewayAs(t, kubectl) })
 	t.Run("kubeconfig", func(t *testing.T) { testKubeconfig(t, m, kubectl) })
 }

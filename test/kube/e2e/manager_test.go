@@ -39,8 +39,8 @@ const (
 
 // The leader's lease. A leader that cannot renew it steps down before another takes over.
 const (
-	leaseTime = 8 * time.Second
-	renewTime = 6 * time.Second
+	leaseTime = 10 * time.Second
+	renewTime = 8 * time.Second
 	retryTime = time.Second
 )
 

@@ -12,14 +12,30 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
-// copySize is the size of the file that kubectl cp carries each way.
-const copySize = 100 << 20
+// copySize is the size of the file that kubectl cp carries each way, in MiB, unless
+// POSTERN_COPY_SIZE says another.
+const copySize = 100
+
+// copyBytes is the size of that file, in bytes.
+func copyBytes(t *testing.T) int64 {
+	t.Helper()
+	text := os.Getenv("POSTERN_COPY_SIZE")
+	if text == "" {
+		return copySize << 20
+	}
+	size, err := strconv.ParseInt(text, 10, 32)
+	if err != nil {
+		t.Fatalf("POSTERN_COPY_SIZE: %v", err)
+	}
+	return size << 20
+}
 
 // execEnv chooses between WebSocket and SPDY for exec, cp and port-forward.
 func execEnv(websockets string) []string {
@@ -102,24 +118,26 @@ func testPortForward(t *testing.T, kubectl client, websockets string) {
 func testCopy(t *testing.T, kubectl client, websockets string) {
 	kubectl = kubectl.with(execEnv(websockets)...)
 	local, back := filepath.Join(t.TempDir(), "file"), filepath.Join(t.TempDir(), "back")
-	want := makeFile(t, local, copySize)
+	size := copyBytes(t)
+	want := makeFile(t, local, size)
 
-	up := kubectl.run(limit(t, 3*time.Minute), nil, "cp", local, "clock:/tmp/copy")
+	up := kubectl.run(limit(t, 5*time.Minute), nil, "cp", local, "clock:/tmp/copy")
 	if up.err != nil || up.code != 0 {
 		t.Fatalf("cp to the pod: exit code %d, %v\n%s", up.code, up.err, up.stderr)
 	}
 	if got := strings.TrimSpace(kubectl.must(t, "exec", "clock", "--", "sha256", "/tmp/copy")); got != want {
 		t.Errorf("cp to the pod: digest %s, want %s", got, want)
 	}
-	down := kubectl.run(limit(t, 3*time.Minute), nil, "cp", "clock:/tmp/copy", back)
+	down := kubectl.run(limit(t, 5*time.Minute), nil, "cp", "clock:/tmp/copy", back)
 	if down.err != nil || down.code != 0 {
 		t.Fatalf("cp from the pod: exit code %d, %v\n%s", down.code, down.err, down.stderr)
 	}
 	if got := digest(t, back); got != want {
 		t.Errorf("cp from the pod: digest %s, want %s", got, want)
 	}
-	rate := func(r result) float64 { return copySize / 1e6 / r.took.Seconds() }
-	t.Logf("cp of %d MiB: %.0f MB/s up, %.0f MB/s down", copySize>>20, rate(up), rate(down))
+	rate := func(r result) float64 { return float64(size) / 1e6 / r.took.Seconds() }
+	t.Logf("cp of %d MiB: %.0f MB/s up, %.0f MB/s down", size>>20, rate(up), rate(down))
+	kubectl.must(t, "exec", "clock", "--", "gen", "0", "/tmp/copy") // a pod's files are in memory, or on a small disk
 }
 
 // testParallel runs many commands at once, each of which must get its own bytes back.

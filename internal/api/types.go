@@ -41,6 +41,7 @@ type Robot struct {
 	Organization string    `json:"organization"`
 	Name         string    `json:"name"`
 	Description  string    `json:"description,omitempty"`
+	IdentityFor  []string  `json:"identityFor,omitempty"` // control planes that it may ask identity tokens for
 	Created      time.Time `json:"created,omitzero"`
 }
 
@@ -62,8 +63,9 @@ type CreateOrganization struct {
 
 // CreateRobot is the body of POST /v1/organizations/ORG/robots.
 type CreateRobot struct {
-	Name        string `json:"name"`
-	Description string `json:"description,omitempty"`
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	IdentityFor []string `json:"identityFor,omitempty"` // as in SetIdentityFor
 }
 
 // CreateToken is the body of POST /v1/organizations/ORG/robots/ROBOT/tokens.

@@ -47,7 +47,7 @@ Start with 'postern dev', which runs everything in one process and prints what t
 		newRevoke(w, revocableAgent()), newRestore(w, revocableAgent()))
 	proxy := newProxy(w)
 	proxy.AddCommand(newRevoke(w, revocableProxy()), newRestore(w, revocableProxy()))
-	add(groupRun, newDev(w), newHub(w), agent, proxy, newOperator(w))
+	add(groupRun, newDev(w), newHub(w), agent, proxy, newOperator(w), newIssuer(w))
 	add(groupUse, newForward(w), newClusters(w), newKubeconfig(w), newKubectl(w), newAgents(w), newStatus(w), newDoctor(w), newPolicy(w), newAudit(w))
 	add(groupSignIn, newLogin(w), newLogout(w), newWhoAmI(w), newContext(w), newCredential(w))
 	add(groupManage, newOrganization(w), newRobot(w), newTrust(w), newAccess(w), newLimit(w), newRole(w), newUser(w), newSession(w), newRevocations(w), newAdminToken(w), newCA(w))

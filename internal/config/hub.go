@@ -12,6 +12,7 @@ type Hub struct {
 	Listeners
 	SignIn
 	Gateway
+	Identity      IdentityIssuer
 	Data          string   // directory of the hub's state, made at first start
 	Listen        string   // HOST:PORT of the one port; an empty host means all addresses
 	Names         []string // further names and addresses in the certificate that the hub issues to itself
@@ -34,6 +35,7 @@ func DefaultHub() Hub {
 		Listeners:     Listeners{Suffix: DefaultSuffix},
 		SignIn:        defaultSignIn(),
 		Gateway:       defaultGateway(),
+		Identity:      defaultIdentityIssuer(),
 		CredentialTTL: time.Hour,
 		Audit:         Audit{AuditMaxAge: 90 * day, AuditMaxBytes: 1 << 30, AuditOpenAfter: defaultOpenAfter},
 		DrainTimeout:  defaultDrain,
@@ -57,6 +59,7 @@ func (h *Hub) fields() []*Field {
 		"proxy.bytes-per-second=100MB, agent.opens-per-second=unlimited"))
 	all = append(all, h.Audit.fields()...)
 	all = append(all, h.Gateway.fields()...)
+	all = append(all, h.Identity.fields()...)
 	all = append(all, h.Listeners.fields()...)
 	all = append(all,
 		text("metrics", "ADDR", &h.Metrics, "serve /metrics, /healthz and /readyz on this address, without authentication: prefer loopback, or a network of your own"),
@@ -96,6 +99,7 @@ func (h *Hub) check(c *checker) {
 	h.SignIn.check(c)
 	h.Gateway.check(c)
 	h.checkIssuers(c)
+	h.Identity.check(c)
 	c.limits("limit", h.Limit, limit.Organization, limit.Agent, limit.Proxy)
 	h.Audit.check(c)
 	h.Listeners.check(c, true)

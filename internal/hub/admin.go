@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/controlplane"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/role"
@@ -103,9 +104,17 @@ func (a *API) createRobot(r *http.Request) (any, error) {
 	if err := readJSON(r, &req); err != nil {
 		return nil, err
 	}
+	if _, err := controlplane.ParsePatterns(req.IdentityFor); err != nil {
+		return nil, wire.Fail(wire.LegHub, wire.CodeBadRequest, "%v", err)
+	}
 	robot, err := a.o.Registry.CreateRobot(r.Context(), r.PathValue("org"), req.Name, req.Description)
 	if err != nil {
 		return nil, err
+	}
+	if len(req.IdentityFor) > 0 {
+		if robot, err = a.o.Registry.SetIdentityFor(r.Context(), robot.Organization, robot.Name, req.IdentityFor); err != nil {
+			return nil, err
+		}
 	}
 	a.o.Log.Info("robot created", "organization", robot.Organization, "robot", robot.Name)
 	return robotOf(robot), nil
@@ -178,7 +187,7 @@ func organizationOf(o registry.Organization) api.Organization {
 }
 
 func robotOf(r registry.Robot) api.Robot {
-	return api.Robot{Organization: r.Organization, Name: r.Name, Description: r.Description, Created: r.Created}
+	return api.Robot{Organization: r.Organization, Name: r.Name, Description: r.Description, IdentityFor: r.IdentityFor, Created: r.Created}
 }
 
 func tokenOf(t registry.Token) api.RobotToken {

@@ -18,6 +18,7 @@ import (
 	"postern.dev/postern/internal/audit"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/issuer"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/registry"
@@ -55,6 +56,7 @@ type APIOptions struct {
 	Organizations *Organizations
 	Issued        *Issued
 	Quotas        *Quotas
+	Issuer        *issuer.Issuer                         // of identity tokens; nil: none are issued
 	Rotation      *Rotation                              // nil: the authority does not change
 	Backup        func(context.Context, io.Writer) error // nil: no backups are made
 	Orders        *Orders
@@ -85,6 +87,7 @@ type API struct {
 	table    []route
 	slow     map[string]bool // patterns whose answers may take their time
 	signIns  signIns
+	pace     *issuer.Pace // of identity tokens
 }
 
 // route is a route of the API, and who may take it.
@@ -111,7 +114,7 @@ func NewAPI(o APIOptions) (*API, error) {
 	if o.Flood == nil {
 		o.Flood = audit.Discard{}
 	}
-	a := &API{o: o, mux: &router{}, failures: newFailureLimiter(), slow: make(map[string]bool)}
+	a := &API{o: o, mux: &router{}, failures: newFailureLimiter(), slow: make(map[string]bool), pace: issuer.NewPace()}
 	a.routes()
 	return a, nil
 }
@@ -178,6 +181,8 @@ func (a *API) routes() {
 	a.revocationRoutes()
 
 	a.accessRoutes()
+
+	a.identityRoutes()
 
 	a.limitRoutes(api.PathOrganizations + "/{org}/limits")
 

@@ -26,6 +26,7 @@ import (
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/hub"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/issuer"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
@@ -35,24 +36,25 @@ import (
 
 // fixture is a hub's API over a registry in memory and a bus that is none.
 type fixture struct {
-	t       testing.TB
-	state   *hub.State
-	reg     *registry.Registry
-	issued  *hub.Issued
-	quotas  *hub.Quotas
-	access  *hub.Access
-	api     *hub.API
-	server  *httptest.Server
-	admin   *api.Client
-	log     *logBuffer
-	mu      sync.Mutex
-	running map[string]bool
-	broken  error // of start
-	clock   time.Duration
-	seen    []bus.Presence
-	voided  []string // bus users that were revoked
-	bounds  []string // of connections to the bus, as they were set
-	records []audit.Record
+	t        testing.TB
+	state    *hub.State
+	reg      *registry.Registry
+	issued   *hub.Issued
+	quotas   *hub.Quotas
+	access   *hub.Access
+	identity *issuer.Issuer
+	api      *hub.API
+	server   *httptest.Server
+	admin    *api.Client
+	log      *logBuffer
+	mu       sync.Mutex
+	running  map[string]bool
+	broken   error // of start
+	clock    time.Duration
+	seen     []bus.Presence
+	voided   []string // bus users that were revoked
+	bounds   []string // of connections to the bus, as they were set
+	records  []audit.Record
 }
 
 // Record implements audit.Recorder.
@@ -118,12 +120,13 @@ func newFixtureWith(t testing.TB, newSignIn func(*fixture) *hub.SignIn) *fixture
 		Count:    func(org string) (agents, connections int) { return issued.Agents(org), 7 },
 	})
 	issued.Limit(f.quotas.Book())
+	f.identity = openIdentity(t, f)
 	signIn := newSignIn(f)
 	issuers := oidc.NewVerifier(oidc.Options{Now: f.now})
 	t.Cleanup(issuers.Close)
 	f.api, err = hub.NewAPI(hub.APIOptions{
 		State: f.state, Registry: f.reg, Authenticator: hub.NewAuthenticator(f.state, f.reg, signIn, f.now), Issuers: issuers, SignIn: signIn, Organizations: orgs, Issued: issued,
-		Access: f.access, Quotas: f.quotas, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
+		Access: f.access, Quotas: f.quotas, Issuer: f.identity, Bus: f, Presence: f, Health: health, Version: "1.2.3", CredentialTTL: time.Hour,
 		Log: slog.New(slog.NewTextHandler(f.log, nil)), Now: f.now, Audit: f, Flood: f,
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
@@ -58,3 +59,13 @@ func (c *PodCluster) ConfigMap(ctx context.Context, namespace, name, key string)
 
 // Close gives idle connections back.
 func (c *PodCluster) Close() { c.close() }
+
+// SpendIdentityTokens has a robot, ORG/NAME, ask for as many identity tokens as it may,
+// an hour from now, so that none is given back meanwhile.
+func (a *API) SpendIdentityTokens(robot string) {
+	for a.pace.Wait(robot, a.o.Now().Add(time.Hour)) == 0 {
+	}
+}
+
+// WithoutIssuer takes its issuer from an API.
+func WithoutIssuer(a *API) { a.o.Issuer = nil }

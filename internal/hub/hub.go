@@ -18,6 +18,7 @@ import (
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/issuer"
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
@@ -77,6 +78,7 @@ type Hub struct {
 	orders   *Orders
 	access   *Access
 	audit    *auditLog
+	identity *issuer.Issuer // of identity tokens; nil: there is none
 }
 
 // New prepares a hub. Nothing is touched before Run.
@@ -194,9 +196,12 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	if err := h.issued.VoidUsers(); err != nil {
 		return err
 	}
+	if h.identity, err = h.openIssuer(); err != nil {
+		return err
+	}
 	h.api, err = NewAPI(APIOptions{
 		State: h.state, Registry: h.registry, Authenticator: h.auth, Issuers: h.issuers, SignIn: signIn, Organizations: orgs, Issued: h.issued,
-		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
+		Rotation: h.rotation, Backup: h.backup, Orders: h.orders, Access: h.access, Quotas: h.quotas, Issuer: h.identity, Bus: h.bus, Presence: h.tenants, Explainer: h.tenants,
 		Health: h.opt.Health, Metrics: metrics, Version: h.opt.Version, CredentialTTL: h.cfg.CredentialTTL,
 		PublicCA: h.cfg.TLSCertFile != "", Audit: h.audit, Flood: h.audit.flood, AuditLog: h.audit, Log: h.log,
 	})
@@ -229,7 +234,7 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	}
 	// Accepting goes on while streams finish, so that agents stay on the bus.
 	work, end := context.WithCancel(context.WithoutCancel(ctx))
-	web := &webEntrance{next: newGatewayEntrance(h.api, h.gateway), take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
+	web := &webEntrance{next: issuerEntrance(h.identity, newGatewayEntrance(h.api, h.gateway)), take: func(c net.Conn) { h.relay.Take(work, c) }, log: h.log}
 	server := NewHTTPServer(web, h.log)
 	gate := newWebGate(h.relay.HTTP(), maxWeb, maxWebPerSource)
 	server.ConnState = gate.changed
@@ -243,6 +248,9 @@ func (h *Hub) serve(ctx context.Context, ln net.Listener) error {
 	bg.Go(func() { sweepSessions(work, h.registry, h.issued, h.log) })
 	bg.Go(func() { h.rotation.Run(work) })
 	bg.Go(func() { h.access.Run(work) })
+	if h.identity != nil {
+		bg.Go(func() { h.identity.Run(work) })
+	}
 	drained := h.closeGateway(serving)
 	if side != nil {
 		if side.serving != h.serving {

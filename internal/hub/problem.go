@@ -34,7 +34,7 @@ func problemOf(err error) *api.Problem {
 		return partyRevoked(revoked)
 	case errors.As(err, &name):
 		p.Status, p.Detail = http.StatusBadRequest, name.Error()
-	case errors.Is(err, registry.ErrTooLong), errors.Is(err, identity.ErrKeyRefused), errors.Is(err, registry.ErrLimit):
+	case errors.Is(err, registry.ErrTooLong), errors.Is(err, identity.ErrKeyRefused), errors.Is(err, registry.ErrLimit), errors.Is(err, registry.ErrPattern):
 		p.Status = http.StatusBadRequest
 	case errors.Is(err, registry.ErrNotFound):
 		p.Status, p.Hint = http.StatusNotFound, "check the name, and the organization"

@@ -36,6 +36,15 @@ var (
 	ErrCorrupt = errors.New("signing keys cannot be used")
 )
 
+// OpenKeys returns the keys that are mounted in a folder, or without one those that the
+// issuer keeps in a directory of its own.
+func OpenKeys(mounted, own string) (Keys, error) {
+	if mounted != "" {
+		return &Mounted{Dir: mounted}, nil
+	}
+	return NewFolder(own)
+}
+
 const (
 	keysFile   = "keys.json"
 	keysFormat = 1
@@ -52,6 +61,42 @@ func NewFolder(dir string) (*Folder, error) {
 		return nil, fmt.Errorf("make directory of signing keys: %w", err)
 	}
 	return &Folder{dir: dir}, nil
+}
+
+// ExistingFolder returns the keys in a directory that has some already: those of an
+// issuer that may be running.
+func ExistingFolder(dir string) (*Folder, error) {
+	f := &Folder{dir: dir}
+	if _, err := os.Stat(f.file()); err != nil {
+		return nil, fmt.Errorf("%s is no directory of an issuer: %w", dir, err)
+	}
+	return f, nil
+}
+
+// Rotate is Ring.Rotate of the keys in the folder, with a key of the kind that signs. An
+// issuer that runs follows within seconds. Errors are *wire.Failure.
+func (f *Folder) Rotate(now time.Time, atOnce bool) (Ring, error) {
+	r, err := f.Change(func(r *Ring) (bool, error) {
+		k, _ := r.Signing()
+		return true, r.Rotate(now, atOnce, k.Type, NewKey)
+	})
+	return r, keysFailure(err)
+}
+
+// Withdraw is Ring.Withdraw of a key in the folder, with a successor of the same kind if
+// it signed. An issuer that runs follows within seconds. Errors are *wire.Failure.
+func (f *Folder) Withdraw(now time.Time, id string) (Key, error) {
+	var gone Key
+	_, err := f.Change(func(r *Ring) (_ bool, err error) {
+		if gone, err = r.Withdraw(id); err != nil {
+			return false, err
+		}
+		if _, signs := r.Signing(); !signs {
+			_, err = r.Step(now, Schedule{}, gone.Type, NewKey)
+		}
+		return true, err
+	})
+	return gone, keysFailure(err)
 }
 
 // keysRecord is keys.json.

@@ -8,13 +8,14 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
+	"postern.dev/postern/internal/api"
+	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
 )
@@ -25,7 +26,7 @@ const look = 2 * time.Second
 
 // Config says what an Issuer is.
 type Config struct {
-	// URL is the issuer's name: "iss" of its tokens, to the letter. See ValidateURL.
+	// URL is the issuer's name: "iss" of its tokens, to the letter. See config.ValidateIssuerURL.
 	URL string
 
 	Keys     Keys
@@ -58,38 +59,10 @@ type view struct {
 	keys      document
 }
 
-// ValidateURL says whether an issuer may have the name s: https://HOST[:PORT][/PATH],
-// as relying parties compare it, so without a slash at the end.
-func ValidateURL(s string) error {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "" || u.Opaque != "" || len(s) > 255:
-		return fmt.Errorf("issuer %.200q is not a URL: want https://HOST[/PATH]", s)
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || strings.ContainsAny(s, "#?"):
-		return errors.New("issuer URL may have no user, query or fragment")
-	case u.Scheme != "https":
-		return fmt.Errorf("issuer %q has to begin with https://", s)
-	case u.Host != strings.ToLower(u.Host):
-		return fmt.Errorf("issuer %q: write its host in small letters; relying parties compare letter by letter", s)
-	case strings.HasSuffix(s, "/") || u.RawPath != "" || u.Path != "" && !cleanPath(u.Path):
-		return fmt.Errorf("issuer %q: want a plain path, such as /issuer, without a slash at its end", s)
-	}
-	return nil
-}
-
-func cleanPath(p string) bool {
-	for segment := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-		if segment == "" || segment[0] == '.' || strings.Trim(segment, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~") != "" {
-			return false
-		}
-	}
-	return true
-}
-
 // Open returns an issuer, and makes its first key if there is none. Run it, or no key
 // follows another.
 func Open(c Config) (*Issuer, error) {
-	if err := ValidateURL(c.URL); err != nil {
+	if err := config.ValidateIssuerURL(c.URL); err != nil {
 		return nil, err
 	}
 	if c.Type.Algorithm() == "" {
@@ -246,8 +219,29 @@ func (i *Issuer) use(r Ring) error {
 // Keys returns the keys, the one that signs first.
 func (i *Issuer) Keys() []Key { return i.view.Load().ring.Keys() }
 
-// Ends returns when a key's phase ends by itself; a zero time means never.
-func (i *Issuer) Ends(k Key) time.Time { return i.view.Load().ring.Ends(k, i.c.Schedule) }
+// Describe returns the keys as the API tells them, the one that signs first.
+func (i *Issuer) Describe() []api.IssuerKey {
+	r := i.view.Load().ring
+	all := Describe(r)
+	for n, k := range r.keys {
+		all[n].Ends = r.Ends(k, i.c.Schedule)
+	}
+	return all
+}
+
+// Describe returns the keys of a ring as the API tells them, where it is not known what
+// the schedule is.
+func Describe(r Ring) []api.IssuerKey {
+	all := make([]api.IssuerKey, 0, len(r.keys))
+	for _, k := range r.keys {
+		one := api.IssuerKey{ID: k.ID, Type: string(k.Type), Phase: string(k.Phase), Created: k.Created, Since: k.Since}
+		if k.Phase == Retiring {
+			one.Ends = r.Ends(k, Schedule{})
+		}
+		all = append(all, one)
+	}
+	return all
+}
 
 // Rotate publishes the next key, or with atOnce has it sign now. Errors are
 // *wire.Failure.

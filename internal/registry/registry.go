@@ -42,6 +42,7 @@ type Robot struct {
 	Description     string    `json:"description,omitempty"`
 	UID             string    `json:"uid"`
 	OrganizationUID string    `json:"organizationUid"`
+	IdentityFor     []string  `json:"identityFor,omitempty"` // control planes that it may ask identity tokens for: patterns
 	Created         time.Time `json:"created"`
 }
 

@@ -15,6 +15,7 @@ var (
 	ErrExists   = errors.New("exists already")
 	ErrConflict = errors.New("changed meanwhile")
 	ErrTooLong  = errors.New("description is too long")
+	ErrPattern  = errors.New("control plane cannot be chosen like this")
 )
 
 // Store keeps small values under keys and gives each change a revision, as the

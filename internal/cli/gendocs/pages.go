@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -111,11 +112,15 @@ func outdent(s string) string {
 func environment() string {
 	hub, agent, proxy := config.DefaultHub(), config.DefaultAgent(), config.DefaultProxy()
 	operator := config.DefaultOperator()
+	issuer := config.DefaultIssuer()
 	client, forward, doctor := config.DefaultClient(), config.DefaultForward(), config.DefaultDoctor()
 	roles := []struct {
 		name     string
 		settings config.Settings
-	}{{"hub", &hub}, {"agent", &agent}, {"proxy", &proxy}, {"operator", &operator}, {"forward", &forward}, {"doctor", &doctor}, {"commands that manage a hub", &client}}
+	}{
+		{"hub", &hub}, {"agent", &agent}, {"proxy", &proxy}, {"operator", &operator}, {"issuer", &issuer}, {"forward", &forward}, {"doctor", &doctor},
+		{"commands that manage a hub", &client},
+	}
 
 	type variable struct {
 		name, flag, usage string
@@ -179,6 +184,15 @@ A hub's file may list further issuers of the gateway's tokens under the key ` + 
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Key(), escape(f.Usage), quoted([]string{f.Default()}))
 	}
 	b.WriteString(`
+The file of an issuer that runs alone lists under the key ` + "`callers`" + ` who may have tokens. What an entry may hold:
+
+| key | meaning |
+| --- | --- |
+`)
+	for _, f := range config.IdentityCallers() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", f.Key(), escape(f.Usage))
+	}
+	b.WriteString(`
 
 These are read too:
 
@@ -226,6 +240,9 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 		{"Limits: agents, hubs", func(r *observe.Registry) { observe.NewLimits(r, func() []limit.Usage { return nil }) }},
 		{"Audit log: hubs", func(r *observe.Registry) { observe.NewAudit(r) }},
 		{"Audit log: agents", func(r *observe.Registry) { observe.WatchSpool(r, func() (int, uint64) { return 0, 0 }) }},
+		{"Identity tokens: hubs, issuers", func(r *observe.Registry) {
+			observe.NewIssuer(r).Watch(func() map[string]int { return map[string]int{"signing": 0} }, func() time.Duration { return 0 })
+		}},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
 	} {
 		r := observe.NewRegistry("", "")

@@ -1,0 +1,48 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestValidateIssuerURL(t *testing.T) {
+	for s, ok := range map[string]bool{
+		"https://id.example.org": true, "https://id.example.org:8443": true, "https://id.example.org/a/b": true, "https://[::1]:8443": true,
+		"": false, "id.example.org": false, "http://id.example.org": false, "https://id.example.org/": false, "https://id.example.org/a/": false,
+		"https://ID.example.org": false, "https://u@id.example.org": false, "https://id.example.org?x": false, "https://id.example.org#x": false,
+		"https://id.example.org?": false, "https://id.example.org/a//b": false, "https://id.example.org/../a": false, "https://id.example.org/.a": false,
+		"https://id.example.org/a%2fb": false, "https://": false, "https:///a": false, "https://:443": false, "https://" + strings.Repeat("a", 260): false,
+		"https://id.example.org#": false, "https://id.example.org/a b": false,
+	} {
+		if err := ValidateIssuerURL(s); (err == nil) != ok {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
+func TestIdentityIssuerErrors(t *testing.T) {
+	for _, tt := range []struct{ flags, want string }{
+		{"issuer-url=https://id.example.org", ""},
+		{"issuer-url=https://hub.example.org/issuer issuer-key-type=ecdsa-p256 issuer-key-age=0s issuer-key-ahead=15m", ""},
+		{"issuer-url=https://id.example.org/", "without a slash at its end"},
+		{"issuer-url=http://id.example.org", "has to begin with https://"},
+		{"issuer-url=https://id.example.org issuer-key-type=rsa", "is not one of rsa-2048"},
+		{"issuer-url=https://id.example.org issuer-key-ahead=1m", "out of bounds"},
+		{"issuer-url=https://id.example.org issuer-key-age=24h", "too short"},
+		{"issuer-keys-dir=d", "is of no use alone"},
+	} {
+		hub := DefaultHub()
+		set := Bind(&hub)
+		hub.Data = "d"
+		for flag := range strings.FieldsSeq(tt.flags) {
+			name, value, _ := strings.Cut(flag, "=")
+			if err := set.Field(name).Set(value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := set.Load(environment(nil, nil))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v; want %q", tt.flags, err, tt.want)
+		}
+	}
+}

@@ -243,8 +243,7 @@ func TestEveryRoute(t *testing.T) {
 	// here says why nobody needs a permission for it.
 	own := map[string]string{
 		"GET /v1/version": "open to all", "GET /v1/sign-in": "open to all",
-		"POST /v1/join": "TestJoinStringRefusals",
-		"POST /v1/organizations/{org}/identity-tokens": "TestIdentityTokenRefusals",
+		"POST /v1/join": "TestJoinStringRefusals", "POST /v1/organizations/{org}/identity-tokens": "TestIdentityTokenRefusals",
 		"GET /v1/agents": "TestAgentsOfUsers", "GET /v1/agents/{id}": "TestAgentsOfUsers",
 		"GET /v1/whoami": "about the caller", "GET /v1/organizations": "TestOrganizationsOfUsers",
 		"GET /v1/sessions": "TestSessionsOfUsers", "DELETE /v1/sessions/{session}": "TestSessionsOfUsers",

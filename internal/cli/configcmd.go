@@ -19,7 +19,7 @@ func newConfig(w command.World) *cobra.Command {
 		{"agent", func() *config.Set { s := config.DefaultAgent(); return config.Bind(&s) }},
 		{"proxy", func() *config.Set { s := config.DefaultProxy(); return config.Bind(&s) }},
 		{"operator", func() *config.Set { s := config.DefaultOperator(); return config.Bind(&s) }},
-		{"issuer", func() *config.Set { s := config.DefaultIssuer(); return config.Bind(&s) }},
+		{"issuer", func() *config.Set { s := config.DefaultStandaloneIssuer(); return config.Bind(&s) }},
 	}
 	var prints, checks []*cobra.Command
 	for _, role := range roles {

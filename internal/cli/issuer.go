@@ -20,7 +20,7 @@ import (
 
 // newIssuer returns "issuer", which runs one, with what can be done to one.
 func newIssuer(w command.World) *cobra.Command {
-	settings := config.DefaultIssuer()
+	settings := config.DefaultStandaloneIssuer()
 	set := config.Bind(&settings)
 	cmd := &cobra.Command{
 		Use:   "issuer",

@@ -44,13 +44,13 @@ type Options struct {
 // gives tokens to the workloads that its settings name. Make one with NewServer and run
 // it once.
 type Server struct {
-	cfg config.Issuer
+	cfg config.StandaloneIssuer
 	opt Options
 	log *slog.Logger
 }
 
 // NewServer prepares a server. Nothing is touched before Run.
-func NewServer(cfg config.Issuer, opt Options) *Server {
+func NewServer(cfg config.StandaloneIssuer, opt Options) *Server {
 	return &Server{cfg: cfg, opt: opt, log: opt.Log}
 }
 

@@ -94,7 +94,7 @@ func startAlone(t testing.TB, path string) *alone {
 	if err := os.WriteFile(caFile, a.cluster.CA, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cfg := config.DefaultIssuer()
+	cfg := config.DefaultStandaloneIssuer()
 	cfg.Listen, cfg.Data, cfg.IssuerURL, cfg.KeyType = "127.0.0.1:0", filepath.Join(a.dir, "keys"), testURL+path, string(ECDSAP256)
 	var pool *x509.CertPool
 	cfg.TLSCertFile, cfg.TLSKeyFile, pool = certFiles(t, a.dir)
@@ -255,18 +255,20 @@ func TestAloneServes(t *testing.T) {
 }
 
 func TestServerRefusals(t *testing.T) {
-	base := func() config.Issuer {
-		cfg := config.DefaultIssuer()
+	base := func() config.StandaloneIssuer {
+		cfg := config.DefaultStandaloneIssuer()
 		cfg.Listen, cfg.Data, cfg.IssuerURL, cfg.KeyType = "127.0.0.1:0", t.TempDir(), testURL, string(ECDSAP256)
 		return cfg
 	}
-	for name, change := range map[string]func(*config.Issuer){
-		"port in use":          func(c *config.Issuer) { c.Listen = busy(t) },
-		"no certificate":       func(c *config.Issuer) { c.TLSCertFile, c.TLSKeyFile = "nowhere", "nowhere" },
-		"no such keys":         func(c *config.Issuer) { c.KeysDir = t.TempDir() },
-		"keys under a file":    func(c *config.Issuer) { c.Data = filepath.Join(os.Args[0], "x") },
-		"no keys of a cluster": func(c *config.Issuer) { c.Callers = []config.IdentityCaller{{Name: "a", JWKSFile: "nowhere"}} },
-		"a bad rule": func(c *config.Issuer) {
+	for name, change := range map[string]func(*config.StandaloneIssuer){
+		"port in use":       func(c *config.StandaloneIssuer) { c.Listen = busy(t) },
+		"no certificate":    func(c *config.StandaloneIssuer) { c.TLSCertFile, c.TLSKeyFile = "nowhere", "nowhere" },
+		"no such keys":      func(c *config.StandaloneIssuer) { c.KeysDir = t.TempDir() },
+		"keys under a file": func(c *config.StandaloneIssuer) { c.Data = filepath.Join(os.Args[0], "x") },
+		"no keys of a cluster": func(c *config.StandaloneIssuer) {
+			c.Callers = []config.IdentityCaller{{Name: "a", JWKSFile: "nowhere"}}
+		},
+		"a bad rule": func(c *config.StandaloneIssuer) {
 			c.Callers = []config.IdentityCaller{{Name: "a", Issuer: testURL, Audiences: []string{"a"}, Claims: []string{"sub=*"}}}
 		},
 	} {

@@ -112,7 +112,7 @@ func outdent(s string) string {
 func environment() string {
 	hub, agent, proxy := config.DefaultHub(), config.DefaultAgent(), config.DefaultProxy()
 	operator := config.DefaultOperator()
-	issuer := config.DefaultIssuer()
+	issuer := config.DefaultStandaloneIssuer()
 	client, forward, doctor := config.DefaultClient(), config.DefaultForward(), config.DefaultDoctor()
 	roles := []struct {
 		name     string

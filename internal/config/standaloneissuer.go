@@ -8,8 +8,8 @@ import (
 // callersName is the name of the list of who may have tokens of an issuer.
 const callersName = "callers"
 
-// Issuer is the settings of an issuer of identity tokens as a process of its own.
-type Issuer struct {
+// StandaloneIssuer is the settings of an issuer of identity tokens as a process of its own.
+type StandaloneIssuer struct {
 	IdentityIssuer
 	Listen      string // HOST:PORT of its HTTPS
 	TLSCertFile string // PEM chain that it presents; reloaded when it changes. Empty: plain HTTP, on loopback only
@@ -37,12 +37,12 @@ type IdentityCaller struct {
 // IdentityCallers returns the fields of an entry of the list, for the reference.
 func IdentityCallers() []*Field { return Bind(new(IdentityCaller)).Fields() }
 
-// DefaultIssuer returns an issuer's settings before anything is configured.
-func DefaultIssuer() Issuer {
-	return Issuer{IdentityIssuer: defaultIdentityIssuer(), Listen: "127.0.0.1:8443", Log: Log{Format: "auto", Level: "info"}}
+// DefaultStandaloneIssuer returns an issuer's settings before anything is configured.
+func DefaultStandaloneIssuer() StandaloneIssuer {
+	return StandaloneIssuer{IdentityIssuer: defaultIdentityIssuer(), Listen: "127.0.0.1:8443", Log: Log{Format: "auto", Level: "info"}}
 }
 
-func (i *Issuer) fields() []*Field {
+func (i *StandaloneIssuer) fields() []*Field {
 	callers := &entries{bind: func() Settings { return new(IdentityCaller) }}
 	all := []*Field{
 		text("listen", "ADDR", &i.Listen, "address to serve on"),
@@ -56,15 +56,15 @@ func (i *Issuer) fields() []*Field {
 	return append(all, i.Log.fields()...)
 }
 
-func (i *Issuer) fromFile() bool { return true }
+func (i *StandaloneIssuer) fromFile() bool { return true }
 
-func (i *Issuer) complete(s *Set, _ Environment) {
+func (i *StandaloneIssuer) complete(s *Set, _ Environment) {
 	for _, set := range s.Field(callersName).entries.sets {
 		i.Callers = append(i.Callers, *set.settings.(*IdentityCaller))
 	}
 }
 
-func (i *Issuer) check(c *checker) {
+func (i *StandaloneIssuer) check(c *checker) {
 	c.require("issuer-url", i.IssuerURL)
 	i.IdentityIssuer.check(c)
 	switch {

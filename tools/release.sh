@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a release: for each platform an archive with the programs and a bill of
-# materials (CycloneDX) for each, container images of the programs for Linux, and
-# SHA256SUMS of the archives.
+# materials (CycloneDX) for each, Debian packages and container images of the programs
+# for Linux, and SHA256SUMS of the archives and packages.
 #
 #   tools/release.sh [--images] VERSION [DIRECTORY [GOOS/GOARCH...]]
 #
@@ -97,6 +97,7 @@ for platform in "${platforms[@]}"; do
 	tar --create --directory="$work" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner \
 		--format=ustar "$name" | gzip --no-name -9 >"$out/$name.tar.gz"
 	echo "$out/$name.tar.gz"
+	[ "$os" != linux ] || SOURCE_DATE_EPOCH=$epoch tools/package.sh "$version" "$arch" "$work/$name" "$out"
 done
 for command in "${commands[@]}"; do
 	image "$command"
@@ -106,5 +107,5 @@ if [ -s "$work/DIGESTS" ]; then
 	sed "s|  |  $out/images/|" "$work/DIGESTS"
 fi
 [ -z "$only_images" ] || exit 0
-(cd "$out" && LC_ALL=C sha256sum -- *.tar.gz *.cdx.json >SHA256SUMS)
+(cd "$out" && find . -maxdepth 1 -type f \( -name "*.tar.gz" -o -name "*.deb" -o -name "*.cdx.json" \) -printf "%f\0" | LC_ALL=C sort -z | xargs -0 sha256sum -- >SHA256SUMS)
 echo "$out/SHA256SUMS"

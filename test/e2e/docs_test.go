@@ -23,6 +23,7 @@ import (
 //	```sh tested background wait=TEXT the next block waits until it prints TEXT
 //	```sh ci                          run by .ci/run, not here
 //	```sh kube                        run by test/kube, in a real cluster
+//	```sh systemd                     run by TestPackages, on a machine with systemd
 //
 // What a reader has already, such as a database, is set up by a comment that no
 // reader sees: "<!-- tested" on a line, then shell, then "-->". All blocks of a
@@ -106,7 +107,7 @@ func TestDocumentsAreTested(t *testing.T) {
 		text := read(t, path)
 		if !strings.HasPrefix(path, "docs/reference/") {
 			for _, b := range blocks(text) {
-				if !b.is("tested") && !b.is("ci") && !b.is("kube") {
+				if !b.is("tested") && !b.is("ci") && !b.is("kube") && !b.is("systemd") {
 					t.Errorf("%s:%d: commands that no test runs; write ```sh tested", path, b.line)
 				}
 			}

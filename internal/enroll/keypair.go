@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/secretfile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -62,47 +64,47 @@ func (k *KeyPair) key() (*identity.AgentKey, error) {
 	if k.kept != nil {
 		return k.kept, nil
 	}
-	key, mode, err := readKeyFile(k.File)
+	key, info, err := readKeyFile(k.File)
 	if err != nil {
 		return nil, err
 	}
-	if !mode.IsRegular() {
+	if !info.Mode().IsRegular() {
 		k.kept = key
-	} else if mode.Perm()&0o044 != 0 && !k.warned && k.Log != nil {
+	} else if secretfile.Exposed(info) && !k.warned && k.Log != nil {
 		k.warned = true
 		k.Log.Warn("private key file can be read by others; make it private with chmod 600", "file", k.File)
 	}
 	return key, nil
 }
 
-// readKeyFile reads a private key, and its file's mode. Errors are *wire.Failure
+// readKeyFile reads a private key, and what its file is. Errors are *wire.Failure
 // that name the file and say what to do.
-func readKeyFile(name string) (*identity.AgentKey, os.FileMode, error) {
+func readKeyFile(name string) (*identity.AgentKey, fs.FileInfo, error) {
 	unreadable := func(err error) error {
 		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "private key file %s cannot be read: %s", name, plain(err)).WithCause(err).
 			WithHint("make a key with: postern agent keygen -f %s, and let the user that runs this program read it", name)
 	}
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, 0, unreadable(err)
+		return nil, nil, unreadable(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, 0, unreadable(err)
+		return nil, nil, unreadable(err)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
 	if err != nil {
-		return nil, 0, unreadable(err)
+		return nil, nil, unreadable(err)
 	}
 	if len(b) > maxTokenFile {
-		return nil, 0, badKey("private key file "+name, fmt.Errorf("it is longer than %d bytes", maxTokenFile))
+		return nil, nil, badKey("private key file "+name, fmt.Errorf("it is longer than %d bytes", maxTokenFile))
 	}
 	key, err := identity.ParseAgentKey(b)
 	if err != nil {
-		return nil, 0, badKey("private key file "+name, err)
+		return nil, nil, badKey("private key file "+name, err)
 	}
-	return key, info.Mode(), nil
+	return key, info, nil
 }
 
 func badKey(what string, err error) error {

@@ -15,6 +15,7 @@ import (
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/secretfile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -83,7 +84,7 @@ func isTokenRune(r rune) bool {
 }
 
 // ReadTokenFile reads a token file, of at most 16 KiB. exposed reports whether
-// others than its owner may read it, which deserves a warning. Errors are
+// others may read it (see package secretfile), which deserves a warning. Errors are
 // *wire.Failure that name the file and say what to do.
 func ReadTokenFile(name string) (t Token, exposed bool, err error) {
 	f, err := os.Open(name)
@@ -105,7 +106,7 @@ func ReadTokenFile(name string) (t Token, exposed bool, err error) {
 	if t, err = ParseToken(b); err != nil {
 		return Token{}, false, badToken(fmt.Sprintf("token file %s", name), err)
 	}
-	return t, info.Mode().IsRegular() && info.Mode().Perm()&0o044 != 0, nil
+	return t, secretfile.Exposed(info), nil
 }
 
 func fileFailure(name string, err error) error {

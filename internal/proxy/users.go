@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/secretfile"
 )
 
 // Bounds of a credentials file.
@@ -37,8 +38,8 @@ type userEntry struct {
 	anyUser bool              // the entry "*"
 }
 
-// LoadUsers reads a credentials file. Since it has secrets, others than its
-// owner must not be able to read it, unless every password is hashed.
+// LoadUsers reads a credentials file. Since it has secrets, others must not be
+// able to read it (see package secretfile), unless every password is hashed.
 func LoadUsers(path string) (*Users, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -57,7 +58,7 @@ func LoadUsers(path string) (*Users, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read credentials: %s: %w", path, err)
 	}
-	if mode := info.Mode().Perm(); plain && mode&0o077 != 0 {
+	if mode := info.Mode().Perm(); plain && secretfile.Exposed(info) {
 		return nil, fmt.Errorf("read credentials: %s has passwords in clear and its mode is %04o; run chmod 600 %s, or hash them with htpasswd -B", path, mode, path)
 	}
 	if mode := info.Mode().Perm(); mode&0o002 != 0 {

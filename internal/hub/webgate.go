@@ -17,8 +17,10 @@ const (
 
 // webGate is the listener of the hub's HTTPS: it bounds the connections, in all and
 // by source. Where a bound is reached, the connection that has been idle for
-// longest makes room; if none is, the new one is closed. A WebSocket is no longer
-// counted once it is one: the relay's own bounds hold for what is inside.
+// longest makes room; if none is, the new one is closed. Idle is also one whose first
+// request has not come whole: however many dawdle, they make room for each other and
+// for whoever does not. A WebSocket is no longer counted once it is one: the relay's own
+// bounds hold for what is inside.
 //
 // Its changed method has to be the ConnState of the server. Safe for concurrent use.
 type webGate struct {
@@ -123,7 +125,9 @@ func (g *webGate) add(c net.Conn, source netip.Prefix) {
 		g.sources[source] = s
 	}
 	s.open++
-	g.open[c] = &webConn{Conn: c, source: source}
+	one := &webConn{Conn: c, source: source}
+	g.open[c] = one
+	g.rest(one)
 }
 
 func (g *webGate) remove(c *webConn) {

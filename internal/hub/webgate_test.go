@@ -24,9 +24,14 @@ func (g *gated) RemoteAddr() net.Addr {
 
 func TestWebGateBounds(t *testing.T) {
 	g := newWebGate(nil, 4, 2)
-	enter := func(addr string) (c *gated, out net.Conn, ok bool) {
+	arrive := func(addr string) (c *gated, out net.Conn, ok bool) {
 		c = &gated{addr: addr}
 		out, ok = g.enter(c)
+		return c, out, ok
+	}
+	enter := func(addr string) (c *gated, out net.Conn, ok bool) { // and asks something
+		c, out, ok = arrive(addr)
+		g.changed(c, http.StateActive)
 		return c, out, ok
 	}
 	a1, _, _ := enter("192.0.2.1")
@@ -61,8 +66,13 @@ func TestWebGateBounds(t *testing.T) {
 	if open, idle := g.count(); open != 3 || idle != 0 {
 		t.Errorf("%d are open, %d idle", open, idle)
 	}
-	if _, _, ok := enter("198.51.100.1"); !ok {
+	slow, _, ok := arrive("198.51.100.1")
+	if !ok {
 		t.Error("there is room, and it is not given")
+	}
+	// Whoever has not asked anything yet makes room, before one who has.
+	if _, out, ok := enter("203.0.113.1"); !ok || out != slow {
+		t.Errorf("%v makes room, want the one that has not asked", out)
 	}
 }
 

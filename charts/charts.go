@@ -8,7 +8,7 @@ import (
 	"io/fs"
 )
 
-//go:embed all:private-network-agent all:postern-hub
+//go:embed all:private-network-agent all:postern-hub all:postern-operator
 var files embed.FS
 
 // The charts, by the names of their directories.
@@ -27,4 +27,4 @@ func Files(chart string) (fs.FS, error) {
 }
 
 // Names returns the names of all charts.
-func Names() []string { return []string{Agent, Hub} }
+func Names() []string { return []string{Agent, Hub, Operator} }

@@ -39,6 +39,12 @@ func newInstall(w command.World) *cobra.Command {
   # With a certificate of a public CA and people who sign in.
   postern install hub -n postern --tls-name hub.example.org --tls-secret hub-tls \
     --set signIn.issuerURL=https://login.example.org --set signIn.clientID=postern`),
+		newInstallChart(w, "operator", charts.Operator, operatorShortcuts(), `
+  postern install operator -n postern-system --create-namespace --connect-url tls://hub.example.org \
+    --organization acme --ca-file ca.crt | kubectl apply --server-side -f -
+
+  # Also for Proxies of the group spaces.upbound.io.
+  postern install operator -n postern-system --connect-url tls://hub.example.org --compat-upbound`),
 	)
 	cmd.Long = `Print the manifests of the Helm charts that this program carries, for clusters without
 Helm. What is printed is what helm template prints, without the hooks.
@@ -83,6 +89,16 @@ func hubShortcuts() []shortcut {
 		{flag: "service-type", path: "service.type", usage: "`TYPE` of the Service: ClusterIP, NodePort or LoadBalancer"},
 		{flag: "storage-class", path: "persistence.storageClass", usage: "`CLASS` of storage for the hub's volume"},
 		{flag: "size", path: "persistence.size", usage: "`SIZE` of the hub's volume"},
+	}
+}
+
+func operatorShortcuts() []shortcut {
+	return []shortcut{
+		{flag: "connect-url", path: "hub.connectUrl", usage: "`URL` of the hub, for Proxies that do not name one: tls://HOST[:4222], or wss://HOST[:443]"},
+		{flag: "organization", short: "a", path: "hub.organization", usage: "`ORG` of the hub, for Proxies that do not name one; without it default"},
+		{flag: "ca-file", file: true, path: "hub.ca.pem", usage: "`FILE` with the hub's CA certificate, which is put into the manifests"},
+		{flag: "ca-pin", path: "hub.ca.pin", usage: "`PIN`, the fingerprint of the hub's CA as the hub prints it (sha256:...)"},
+		{flag: "compat-upbound", on: true, path: "compat.upbound.enabled", usage: "serve Proxies of the group spaces.upbound.io too"},
 	}
 }
 

@@ -43,6 +43,12 @@ func TestRefusals(t *testing.T) {
 		{"postern-hub", "audit.webhook.url=https://i", "audit.webhook.secret is not set"},
 		{"postern-hub", "hub.busKeySecret=AAAA+/=", secret},
 		{"postern-hub", "gateway.listener.tlsSecret=a", "gateway.listener.enabled=true"},
+		{"postern-operator", "hub.connectUrl=hub", "write tls://HOST"},
+		{"postern-operator", "hub.ca.pem=BEGIN EC PRIVATE KEY", "take the key out of your values"},
+		{"postern-operator", "hub.ca.secret=a,hub.ca.configMap=b", "more than one of hub.ca.pem"},
+		{"postern-operator", "test.tokenSecret=t", "hub.connectUrl is not"},
+		{"postern-operator", "test.tokenSecret=eyJ.x_", secret},
+		{"postern-operator", "webhook.failurePolicy=ignore", "webhook.failurePolicy: value must be one of"},
 		{"postern-hub", "service.type=Ingress", "service.type: value must be one of"},
 	}
 	for _, tt := range tests {

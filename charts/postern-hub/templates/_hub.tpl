@@ -22,7 +22,10 @@
 {{- if and (not $v.gateway.listener.enabled) (or $v.gateway.listener.tlsSecret $v.gateway.listener.clientCAConfigMap) -}}
   {{- fail "gateway.listener has settings and is not enabled: client certificates and a certificate of its own are for a listener of the gateway; give gateway.listener.enabled=true" -}}
 {{- end -}}
-{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "test.tokenSecret" $v.test.tokenSecret -}}
+{{- if and $v.issuer.keysSecret (not $v.issuer.url) -}}
+  {{- fail "issuer.keysSecret is given, and issuer.url is not: keys sign tokens of an issuer" -}}
+{{- end -}}
+{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "issuer.keysSecret" $v.issuer.keysSecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "test.tokenSecret" $v.test.tokenSecret -}}
   {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?$" $value)) -}}
     {{- fail (printf "%s is not the name of a Secret. A secret itself never stands among the values: kubectl create secret generic NAME --from-file=KEY=FILE, and give NAME" $name) -}}
   {{- end -}}
@@ -88,8 +91,11 @@
 {{- end }}
 {{- range $file := include "hub.files" . | fromJsonArray }}
 {{- range $name, $path := $file.env }}
-- {name: POSTERN_{{ $name }}, value: /etc/postern/{{ $file.name }}/{{ $path }}}
+- {name: POSTERN_{{ $name }}, value: {{ printf "/etc/postern/%s/%s" $file.name $path | trimSuffix "/" }}}
 {{- end }}
+{{- end }}
+{{- if and $v.issuer.url (not $v.issuer.keysSecret) }}
+- {name: POSTERN_ISSUER_KEY_TYPE, value: {{ $v.issuer.keyType | quote }}}
 {{- end }}
 {{- if $v.gateway.listener.enabled }}
 - {name: POSTERN_GATEWAY_LISTEN, value: ":{{ $v.gateway.listener.port | int }}"}
@@ -105,6 +111,9 @@
 {{- end -}}
 {{- with $v.hub.busKeySecret -}}
 {{- $all = append $all (dict "name" "bus-key" "secret" . "items" (dict $v.hub.busKeySecretKey "bus.key") "env" (dict "BUS_KEY_FILE" "bus.key")) -}}
+{{- end -}}
+{{- with $v.issuer.keysSecret -}}
+{{- $all = append $all (dict "name" "issuer-keys" "secret" . "env" (dict "ISSUER_KEYS_DIR" "")) -}}
 {{- end -}}
 {{- with $v.signIn.caConfigMap -}}
 {{- $all = append $all (dict "name" "oidc-ca" "configMap" . "items" (dict $v.signIn.caKey "ca.crt") "env" (dict "OIDC_CA_FILE" "ca.crt")) -}}

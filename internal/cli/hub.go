@@ -48,7 +48,7 @@ file.`,
 			}
 			return command.RunRole(cmd.Context(), w, "hub", settings.Log, settings.Metrics,
 				func(ctx context.Context, t command.Tools) error {
-					return command.WithHeadroom(ctx, w, headroom.Config{Percent: 100, Floor: 32 << 20}, hub.New(settings, hub.Options{
+					return command.WithHeadroom(ctx, w, headroom.Config{Percent: 75, Floor: 16 << 20}, hub.New(settings, hub.Options{
 						Version: t.Version, Registry: t.Registry, Health: t.Health, Log: t.Log, Getenv: w.Getenv,
 						Started: func(i hub.Info) { fmt.Fprint(w.Stdout, greeting(i)) },
 					}).Run)

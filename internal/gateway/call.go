@@ -13,6 +13,7 @@ import (
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/audit"
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/wire"
 )
@@ -34,7 +35,8 @@ type call struct {
 	out          *url.URL           // that goes to the agent
 	word         *assertion.Word    // the hub's, for the agent
 	answer       *answer
-	finished     bool // the answer did not break off
+	slow         *copybuffer.Answer // the cluster's, if it is a watch or the like
+	finished     bool               // the answer did not break off
 
 	ctx    context.Context // of the request; ends when it is cut
 	cancel context.CancelCauseFunc

@@ -13,6 +13,7 @@ import (
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/audit"
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/kubestatus"
 	"postern.dev/postern/internal/kubeurl"
@@ -76,6 +77,7 @@ type Gateway struct {
 	inflight *inflight
 	short    *httputil.ReverseProxy
 	long     *httputil.ReverseProxy
+	buffers  *copybuffer.Pool // for answers that are slow
 
 	mu      sync.Mutex
 	calls   map[*call]struct{}
@@ -93,6 +95,7 @@ func New(c Config) *Gateway {
 	}
 	g := &Gateway{
 		c: c, clusters: newClusters(c.Hub.Dial, c.Metrics), inflight: newInflight(c.Limits), calls: make(map[*call]struct{}), empty: make(chan struct{}),
+		buffers: copybuffer.New(longBuffer),
 	}
 	g.ports = newPorts(g.Ask)
 	g.short, g.long = g.proxy(shortBuffer, shortFlush), g.proxy(longBuffer, longFlush)
@@ -101,6 +104,7 @@ func New(c Config) *Gateway {
 
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	growStack()
 	// An answer may begin before the request's body has ended. Without this, HTTP/1.1
 	// would throw away what is left of the body then.
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 does so anyway
@@ -110,15 +114,23 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer g.end(c)
-	proxy := g.short
-	if c.long() {
-		proxy = g.long
+	g.carry(c, r.WithContext(c.ctx))
+	if c.slow != nil && c.slow.Follow(c.answer, g.buffers) != nil {
+		panic(http.ErrAbortHandler) // so that the client sees it
 	}
-	proxy.ServeHTTP(c.answer, r.WithContext(c.ctx))
 	c.finished = true // it panics where an answer breaks off
 	if c.answer.finish() && !c.answer.told {
 		panic(http.ErrAbortHandler) // the connection has a deadline
 	}
+}
+
+// carry sends a request on, and its answer back, but for the body of one that is slow.
+func (g *Gateway) carry(c *call, r *http.Request) {
+	proxy := g.short
+	if c.long() {
+		proxy = g.long
+	}
+	proxy.ServeHTTP(c.answer, r)
 }
 
 // admit decides on a request. The call that it returns holds what is known, also with

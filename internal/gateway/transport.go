@@ -22,7 +22,7 @@ import (
 
 // Bounds of what is kept for a cluster.
 const (
-	maxIdle       = 32               // connections that wait for the next request
+	maxIdle       = 128              // connections that wait for the next request: fifty kubectl at once find theirs again
 	idleTime      = 60 * time.Second // how long: less than the agent, which would close one that is about to be used
 	continueTime  = 10 * time.Second // that a body waits for its 100 (Continue)
 	maxFields     = 512 << 10        // bytes of an answer's header
@@ -37,7 +37,7 @@ const (
 const (
 	shortBuffer = 32 << 10
 	shortFlush  = 5 * time.Millisecond
-	longBuffer  = 4 << 10
+	longBuffer  = 8 << 10
 	longFlush   = -1
 )
 
@@ -192,6 +192,9 @@ func (g *Gateway) proxy(size int, flush time.Duration) *httputil.ReverseProxy {
 		ErrorHandler:  g.failed,
 		ModifyResponse: func(r *http.Response) error {
 			tame(r.Header)
+			if c := callOf(r.Request); c.long() && r.StatusCode != http.StatusSwitchingProtocols && r.Request.Body == nil {
+				c.slow = copybuffer.Take(r)
+			}
 			return nil
 		},
 	}

@@ -30,6 +30,14 @@ func (e *webEntrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.next.ServeHTTP(w, r)
 		return
 	}
+	e.connect(w, r)
+}
+
+// connect gives a WebSocket to the relay, and waits for its end. It is apart so that
+// other requests, which may be watches, need less of a stack.
+//
+//go:noinline
+func (e *webEntrance) connect(w http.ResponseWriter, r *http.Request) {
 	if _, nested := r.Context().Value(http.LocalAddrContextKey).(webconn.Addr); nested {
 		// Each level would cost memory that no limit of connections sees.
 		writeProblem(w, &api.Problem{

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/copybuffer"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/kubestatus"
@@ -39,6 +40,8 @@ type request struct {
 	as      assertion.Identity // whom the cluster is to see; nobody unless the mode says so
 	service *service           // nil: the API server
 	upgrade bool               // it asks for another protocol
+	long    bool               // a watch or the like
+	slow    *copybuffer.Answer // to it
 }
 
 // requestKey is where a request's context holds its request.
@@ -101,15 +104,23 @@ func (s *Server) serve(w *answer, r *http.Request, upgrade bool) error {
 			return err
 		}
 	}
-	carrier := s.short
-	if kubeurl.Describe(r.Method, r.RequestURI).Long() {
-		carrier = s.long
+	s.carry(w, r.WithContext(context.WithValue(ctx, requestKey{}, q)), q)
+	if q.slow != nil && q.slow.Follow(w, s.slow) != nil {
+		panic(http.ErrAbortHandler) // so that the hub sees it
 	}
-	carrier.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, q)))
 	if _, cut := context.Cause(ctx).(*wire.Failure); cut && !w.told { //nolint:errorlint // it is the cause itself
 		panic(http.ErrAbortHandler) // the connection has a deadline, and is good for nothing else
 	}
 	return nil
+}
+
+// carry sends a request on, and its answer back, but for the body of one that is slow.
+func (s *Server) carry(w http.ResponseWriter, r *http.Request, q *request) {
+	carrier := s.short
+	if q.long = kubeurl.Describe(r.Method, r.RequestURI).Long(); q.long {
+		carrier = s.long
+	}
+	carrier.ServeHTTP(w, r)
 }
 
 // believe reads the hub's word for a request.
@@ -229,6 +240,9 @@ func modify(r *http.Response) error {
 	}
 	if len(r.Trailer) > 0 { // which HTTP/2 may have behind a length, and HTTP/1.1 may not
 		r.Header.Del("Content-Length")
+	}
+	if q.long && r.StatusCode != http.StatusSwitchingProtocols && r.Request.Body == nil {
+		q.slow = copybuffer.Take(r)
 	}
 	return nil
 }

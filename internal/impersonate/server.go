@@ -67,6 +67,7 @@ type Server struct {
 	wishes *wishes
 	short  *httputil.ReverseProxy
 	long   *httputil.ReverseProxy // for watches and the like
+	slow   *copybuffer.Pool       // for their answers
 	http   *http.Server
 	conns  *listener
 
@@ -86,7 +87,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, api: api, wishes: newWishes(api), users: make(map[string]int), conns: newListener()}
+	s := &Server{cfg: cfg, api: api, wishes: newWishes(api), users: make(map[string]int), conns: newListener(), slow: copybuffer.New(longBuffer)}
 	s.short, s.long = s.carrier(shortBuffer, shortFlush), s.carrier(longBuffer, longFlush)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -231,7 +232,7 @@ func (c *handed) CloseWrite() error {
 const (
 	shortBuffer = 32 << 10
 	shortFlush  = 5 * time.Millisecond
-	longBuffer  = 4 << 10
+	longBuffer  = 8 << 10
 	longFlush   = -1
 )
 

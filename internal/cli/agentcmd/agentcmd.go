@@ -21,7 +21,7 @@ import (
 // room makes an agent that has much in memory collect garbage a little sooner than
 // programs do: it runs beside what it serves, and most of its memory belongs to streams
 // that are idle.
-func room() headroom.Config { return headroom.Config{Percent: 75, Floor: 12 << 20} }
+func room() headroom.Config { return headroom.Config{Percent: 75, Floor: 8 << 20} }
 
 // New returns the command. invocation is what a user types to call it: the
 // program and its sub-command.

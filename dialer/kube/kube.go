@@ -70,8 +70,8 @@ const apiServer = "kubernetes.default.svc"
 // cluster. Credentials and CA are those of the cluster, and verified end to end.
 //
 // Exec, attach and port-forward of client-go dial by themselves and do not go through: they
-// fail, since the Host of the configuration is a name that does not exist outside. Use
-// Gateway for them, or a proxy.
+// fail, since the Host of the configuration is a name that does not exist outside. Give
+// them the round tripper of [RoundTripperFor], or use Gateway.
 func Tunnel(d *dialer.Dialer, agent string, base *rest.Config) *rest.Config {
 	c := rest.CopyConfig(base)
 	scheme, target, name, path := targetOf(c.Host)

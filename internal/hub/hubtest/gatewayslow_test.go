@@ -33,7 +33,7 @@ func TestGatewaySlowConnections(t *testing.T) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	const others = 6000                                  // descriptors: of the hub's end, which are bounded, and of other tests
+	const others = 6000 // descriptors: of the hub's end, which are bounded, and of other tests
 	count := min(slowConnections, int(limit.Cur)-others)
 	if count < 1000 {
 		t.Fatalf("%d descriptors are too few for this test", limit.Cur)

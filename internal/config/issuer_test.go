@@ -46,3 +46,34 @@ func TestIdentityIssuerErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestOperatorIdentityErrors(t *testing.T) {
+	for _, tt := range []struct{ flags, want string }{
+		{"", ""},
+		{"identity-control-plane=prod-1 identity-token-file=f connect-url=tls://hub", ""},
+		{"identity-control-plane=prod-1 identity-token-file=f identity-url=https://id.example.org identity-scope=eu/main", ""},
+		{"identity-control-plane=prod-1 connect-url=tls://hub", "identity-token-file"},
+		{"identity-control-plane=prod-1 identity-token-file=f", "neither is the hub"},
+		{"identity-control-plane=a:b identity-token-file=f connect-url=tls://hub", "want a-z"},
+		{"identity-control-plane=s/g/a identity-token-file=f connect-url=tls://hub", "is not the name alone"},
+		{"identity-control-plane=a identity-scope=s identity-token-file=f connect-url=tls://hub", "want NAME, or SPACE/GROUP/NAME"},
+		{"identity-token-file=f", "name the control plane that this cluster is"},
+	} {
+		o := DefaultOperator()
+		set := Bind(&o)
+		o.Namespace, o.Pods.Image, o.CAPin = "postern-system", "postern", "sha256:"+strings.Repeat("ab", 32)
+		for flag := range strings.FieldsSeq(tt.flags) {
+			name, value, _ := strings.Cut(flag, "=")
+			if err := set.Field(name).Set(value); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := set.Load(environment(nil, nil))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v; want %q", tt.flags, err, tt.want)
+		}
+		if err == nil && o.Identity.On() && o.Identity.Ref().Name != "prod-1" {
+			t.Errorf("%s: %v", tt.flags, o.Identity.Ref())
+		}
+	}
+}

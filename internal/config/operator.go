@@ -16,7 +16,8 @@ type Operator struct {
 	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	Organization string
 
-	Pods ProxyPods
+	Pods     ProxyPods
+	Identity OperatorIdentity
 
 	Namespace       string   // the operator's own
 	WatchNamespaces []string // where Proxies count; empty: everywhere
@@ -48,6 +49,7 @@ func DefaultOperator() Operator {
 		Pods: ProxyPods{
 			PullPolicy: "IfNotPresent", Replicas: 2, Requests: []string{"cpu=50m", "memory=64Mi"}, Limits: []string{"memory=256Mi"},
 		},
+		Identity:    defaultOperatorIdentity(),
 		LeaderElect: true,
 		Log:         Log{Format: "auto", Level: "info"},
 	}
@@ -61,6 +63,7 @@ func (o *Operator) fields() []*Field {
 		text("organization", "ORG", &o.Organization, "organization of the hub, for Proxies that do not name one").or("UPBOUND_ORG"),
 	}
 	all = append(all, o.Pods.fields()...)
+	all = append(all, o.Identity.fields()...)
 	all = append(all,
 		text("namespace", "NAMESPACE", &o.Namespace, "namespace that the operator itself runs in").or("POD_NAMESPACE"),
 		list("watch-namespace", "NAMESPACE", &o.WatchNamespaces, "namespace in which Proxies count; without it, all do"),
@@ -101,6 +104,7 @@ func (o *Operator) check(c *checker) {
 		c.name("organization", "organization", o.Organization)
 	}
 	o.Pods.check(c)
+	o.Identity.check(c, o.ConnectURL)
 	if c.require("namespace", o.Namespace) {
 		c.name("namespace", "namespace", o.Namespace)
 	}

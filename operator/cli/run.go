@@ -44,7 +44,7 @@ func run(ctx context.Context, w command.World, s config.Operator) error {
 			return err
 		}
 		includeMetrics(t.Registry)
-		if err := setup(ctx, mgr, s, t); err != nil {
+		if err := setup(ctx, mgr, s, t, w.Getenv); err != nil {
 			return err
 		}
 		t.Health.Register("cache", func(ctx context.Context) error {
@@ -63,8 +63,9 @@ func run(ctx context.Context, w command.World, s config.Operator) error {
 }
 
 // setup gives the manager what the operator consists of.
-func setup(_ context.Context, _ manager.Manager, _ config.Operator, _ command.Tools) error {
-	return nil
+func setup(ctx context.Context, mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string) error {
+	_, err := setupIdentity(ctx, mgr, s, t, getenv)
+	return err
 }
 
 // connection returns how to reach the API server.

@@ -21,6 +21,9 @@ func (c *Cluster) KubectlInside(ctx context.Context, args ...string) (string, er
 	return c.Exec(ctx, c.Kubectl(), append([]string{"--kubeconfig", name, "--cache-dir", c.path("kubectl-cache")}, args...)...)
 }
 
+// Direct is the API server's URL inside, without any tunnel.
+func (c *Cluster) Direct() string { return c.direct() }
+
 // AdminKubeconfig is a kubeconfig of an administrator, for use outside: server is the API
 // server's URL, and proxyURL the proxy to go through, "" for none.
 func (c *Cluster) AdminKubeconfig(server, proxyURL string) pki.Kubeconfig {

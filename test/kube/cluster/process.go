@@ -30,14 +30,18 @@ func (c *Cluster) Spawn(name string, cmd *exec.Cmd) (*proc.Process, error) {
 
 // Exec runs a program inside the private network to its end and returns what it printed.
 func (c *Cluster) Exec(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+	return c.Run(exec.CommandContext(ctx, name, args...))
+}
+
+// Run is Exec for a command that is prepared.
+func (c *Cluster) Run(cmd *exec.Cmd) (string, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := c.box.Start(cmd); err != nil {
-		return "", fmt.Errorf("%s inside: %w", filepath.Base(name), err)
+		return "", fmt.Errorf("%s inside: %w", filepath.Base(cmd.Path), err)
 	}
 	if err := cmd.Wait(); err != nil {
-		return out.String(), fmt.Errorf("%s %s inside: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out.String())
+		return out.String(), fmt.Errorf("%s inside: %w\n%s", strings.Join(cmd.Args, " "), err, out.String())
 	}
 	return out.String(), nil
 }

@@ -1,0 +1,135 @@
+//go:build linux
+
+package quickstart_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// guide is the document whose commands are run.
+const guide = "docs/guide/private-cluster.md"
+
+// step is a block of commands of the guide, and where they are to be run.
+type step struct {
+	heading string
+	where   string // hub, control-plane or private
+	words   []string
+	text    string
+}
+
+// steps returns the blocks "```sh kube WHERE" of the guide, in their order.
+func steps(t *testing.T) []step {
+	t.Helper()
+	text := readFile(t, filepath.Join(root(t), filepath.FromSlash(guide)))
+	var all []step
+	var heading string
+	var open *step
+	for line := range strings.Lines(text) {
+		trimmed := strings.TrimSpace(line)
+		switch {
+		case open != nil && trimmed == "```":
+			if len(open.words) > 2 && open.words[1] == "kube" {
+				open.where = open.words[2]
+				all = append(all, *open)
+			}
+			open = nil
+		case open != nil:
+			open.text += line
+		case strings.HasPrefix(trimmed, "```"):
+			open = &step{heading: heading, words: strings.Fields(trimmed[3:])}
+		case strings.HasPrefix(line, "## "):
+			heading = strings.TrimSpace(line[3:])
+		}
+	}
+	return all
+}
+
+// reader is somebody who follows the guide: one shell, whose variables stay from step to step.
+type reader struct {
+	world  *world
+	dir    string
+	values map[string]string // what the reader has in place of the guide's examples
+	used   map[string]bool
+}
+
+func newReader(t *testing.T, w *world) *reader {
+	t.Helper()
+	r := &reader{world: w, dir: t.TempDir(), used: map[string]bool{}, values: map[string]string{
+		"hub.example.org": w.hubHost,
+		"oci://ghcr.io/postern-dev/charts/private-network-agent": w.chart("private-network-agent"),
+		"ghcr.io/postern-dev/postern:v0.1.0":                     "ghcr.io/postern-dev/postern:" + version,
+		"deployment/my-controller":                               "deployment/consumer",
+	}}
+	bin := filepath.Join(r.dir, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, target := range map[string]string{"kubectl": w.pair.A.Kubectl(), "helm": w.pair.A.Helm(), "postern": w.postern} {
+		if err := os.Symlink(target, filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.writeKubeconfig(t, filepath.Join(r.dir, "kubeconfig"))
+	if err := os.WriteFile(filepath.Join(r.dir, "hub-ca.crt"), []byte(readFile(t, w.caFile())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// follow runs one step as it stands in the guide, and returns what it printed.
+func (r *reader) follow(t *testing.T, s step) string {
+	t.Helper()
+	text := s.text
+	for example, value := range r.values {
+		if strings.Contains(text, example) {
+			r.used[example] = true
+			text = strings.ReplaceAll(text, example, value)
+		}
+	}
+	began := time.Now()
+	out, err := r.shell(t, s.where, text)
+	t.Logf("%s (%s): %s", s.heading, s.where, time.Since(began).Round(100*time.Millisecond))
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", s.heading, err, out)
+	}
+	return out
+}
+
+// shell runs commands where they belong. Variables that they set are there for the next.
+func (r *reader) shell(t *testing.T, where, text string) (string, error) {
+	t.Helper()
+	vars := filepath.Join(r.dir, "variables")
+	script := fmt.Sprintf("set -euo pipefail\ncd %[1]q\nif [ -e %[2]q ]; then source %[2]q; fi\nset -a\n%[3]s\nset +a\nexport -p >%[2]q\n", r.dir, vars, text)
+	cmd := exec.CommandContext(limit(t, 4*time.Minute), "bash", "-c", script)
+	cmd.Env = append(cleanEnvironment(), "HOME="+r.dir, "PATH="+filepath.Join(r.dir, "bin")+":"+os.Getenv("PATH"),
+		"KUBECONFIG="+filepath.Join(r.dir, "kubeconfig"), "POSTERN_HUB=https://"+r.world.hubAddr(),
+		"POSTERN_TOKEN_FILE="+r.world.adminToken(), "POSTERN_CA_FILE="+r.world.caFile())
+	switch where {
+	case "control-plane":
+		return r.world.pair.A.Run(cmd)
+	case "private":
+		return r.world.pair.B.Run(cmd)
+	case "hub":
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	default:
+		t.Fatalf("%s: nobody runs commands of %q", guide, where)
+		return "", nil
+	}
+}
+
+// cleanEnvironment is without what this machine says about proxies and clusters.
+func cleanEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		name, _, _ := strings.Cut(strings.ToUpper(kv), "=")
+		return strings.HasSuffix(name, "_PROXY") || strings.HasPrefix(name, "POSTERN_") || strings.HasPrefix(name, "HELM_") ||
+			slices.Contains([]string{"KUBECONFIG", "HOME", "PATH"}, name)
+	})
+}

@@ -1,0 +1,150 @@
+//go:build linux
+
+package quickstart_test
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"postern.dev/postern/test/kube/cluster"
+)
+
+// reads is how often the consumer read an object of the private cluster.
+type reads struct{ good, bad int }
+
+var readsLine = regexp.MustCompile(`msg=reads good=(\d+) bad=(\d+)`)
+
+// reads returns the consumer's last report. The numbers are those of one run of it.
+func (w *world) reads(ctx context.Context) (reads, error) {
+	log, err := w.consumerLog(ctx)
+	if err != nil {
+		return reads{}, err
+	}
+	all := readsLine.FindAllStringSubmatch(log, -1)
+	if len(all) == 0 {
+		return reads{}, errNot
+	}
+	var r reads
+	last := all[len(all)-1]
+	if r.good, err = strconv.Atoi(last[1]); err != nil {
+		return r, err
+	}
+	r.bad, err = strconv.Atoi(last[2])
+	return r, err
+}
+
+// undisturbed does something while the consumer reads, and holds that no read fails, and that some
+// succeed before, meanwhile and after.
+func (w *world) undisturbed(t *testing.T, do func()) {
+	t.Helper()
+	var before reads
+	var err error
+	eventually(t, "the consumer reads", time.Minute, func(ctx context.Context) error {
+		if before, err = w.reads(ctx); err == nil && before.good == 0 {
+			err = errNot
+		}
+		return err
+	})
+	do()
+	meanwhile, err := w.reads(limit(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after reads
+	eventually(t, "the consumer reads on", time.Minute, func(ctx context.Context) error {
+		if after, err = w.reads(ctx); err == nil && after.good < meanwhile.good+20 {
+			err = fmt.Errorf("%+v", after)
+		}
+		return err
+	})
+	t.Logf("%d reads, %d of them failed", after.good-before.good, after.bad-before.bad)
+	if after.bad != before.bad || meanwhile.good < before.good+20 {
+		log, err := w.pair.A.KubectlInside(limit(t, time.Minute), "logs", "deployment/consumer", "-n", "crossplane-system", "--tail=1000")
+		t.Errorf("before %+v, meanwhile %+v, after %+v, %v\n%s", before, meanwhile, after, err, linesWith(log, "level=ERROR"))
+	}
+}
+
+func linesWith(text, part string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// upgrade replaces every pod of the proxy and of the agent, both at once, while the consumer reads.
+func (w *world) upgrade(t *testing.T) {
+	old := map[*cluster.Cluster]string{}
+	parts := map[*cluster.Cluster][]string{
+		w.pair.A: {"postern", "deployment/private-cluster-proxy"},
+		w.pair.B: {"default", "deployment/private-network-agent"},
+	}
+	w.undisturbed(t, func() {
+		for c, part := range parts {
+			old[c] = kubectl(t, c, "get", "pods", "-n", part[0], "-o", "name")
+			kubectl(t, c, "rollout", "restart", "-n", part[0], part[1])
+		}
+		for c, part := range parts {
+			eventually(t, "the old pods of "+part[1]+" are gone", 2*time.Minute, func(ctx context.Context) error {
+				now, err := c.KubectlInside(ctx, "get", "pods", "-n", part[0], "-o", "name")
+				if err != nil {
+					return err
+				}
+				for pod := range strings.FieldsSeq(old[c]) {
+					if strings.Contains(now, pod) {
+						return fmt.Errorf("%s is still there", pod)
+					}
+				}
+				return nil
+			})
+			kubectl(t, c, "rollout", "status", "-n", part[0], part[1], "--timeout=50s")
+		}
+	})
+}
+
+// restarts takes the private cluster's API server away for a moment, and then the power of the
+// control plane's node. What the consumer watches goes on by itself.
+func (w *world) restarts(t *testing.T) {
+	ctx := limit(t, 3*time.Minute)
+	began := time.Now()
+	if err := w.pair.B.RestartAPIServer(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.changes(t, "after the API server")
+	t.Logf("API server of the private cluster: %s", time.Since(began).Round(100*time.Millisecond))
+	began = time.Now()
+	if err := w.pair.A.RestartNode(ctx); err != nil {
+		t.Fatal(err)
+	}
+	w.changes(t, "after the node")
+	t.Logf("node of the control plane: %s", time.Since(began).Round(100*time.Millisecond))
+}
+
+// uninstall removes the agent, and looks that nothing of it stays. The consumer goes first: the
+// agent would wait for its streams.
+func (w *world) uninstall(t *testing.T, r *reader) {
+	kubectl(t, w.pair.A, "delete", "deployment", "consumer", "-n", "crossplane-system", "--wait")
+	out, err := r.shell(t, "private", "kubectl config use-context private-cluster\nhelm uninstall private-network-agent -n default --wait")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	kinds := slices.DeleteFunc(strings.Fields(kubectl(t, w.pair.B, "api-resources", "--verbs=list", "-o", "name")), func(kind string) bool {
+		return kind == "componentstatuses" || kind == "endpoints" // deprecated, with a warning in the way
+	})
+	eventually(t, "nothing of the agent is left", time.Minute, func(ctx context.Context) error {
+		left, err := w.pair.B.KubectlInside(ctx, "get", strings.Join(kinds, ","), "-A", "--ignore-not-found",
+			"-l", "app.kubernetes.io/instance=private-network-agent", "-o", "name")
+		if err == nil && strings.TrimSpace(left) != "" {
+			err = fmt.Errorf("there are %s", left)
+		}
+		return err
+	})
+}

@@ -50,7 +50,7 @@ func TestReadme(t *testing.T) {
 			}
 			want := before + begin + table + end + after
 			if *update {
-				if err := os.WriteFile(file, []byte(want), 0o644); err != nil { //nolint:gosec // a file of the repository
+				if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
 					t.Fatal(err)
 				}
 				return

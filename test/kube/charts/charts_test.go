@@ -75,7 +75,7 @@ func TestHelmTemplate(t *testing.T) {
 				}
 				golden := strings.TrimSuffix(values, ".values.yaml") + ".golden.yaml"
 				if *update {
-					if err := os.WriteFile(golden, []byte(got), 0o644); err != nil { //nolint:gosec // a file of the repository
+					if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 						t.Fatal(err)
 					}
 				}

@@ -1,6 +1,7 @@
 package charts_test
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -90,6 +91,48 @@ func TestRights(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestOperatorsRights holds the operator's role to what its packages say that they need, by markers as
+// those of controller-gen.
+func TestOperatorsRights(t *testing.T) {
+	granted := make(map[string]bool) // GROUP/RESOURCE VERB
+	for _, d := range golden(t, "postern-operator/documents") {
+		for _, rule := range d.Rules {
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					for _, verb := range rule.Verbs {
+						granted[group+"/"+resource+" "+verb] = true
+					}
+				}
+			}
+		}
+	}
+	marker := regexp.MustCompile(`\+kubebuilder:rbac:groups=(\S+),resources=(\S+),verbs=(\S+)`)
+	err := filepath.WalkDir("../../../operator", func(name string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".go" {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		for _, m := range marker.FindAllStringSubmatch(string(text), -1) {
+			for group := range strings.SplitSeq(strings.Trim(m[1], `"`), ";") {
+				for resource := range strings.SplitSeq(m[2], ";") {
+					for verb := range strings.SplitSeq(m[3], ";") {
+						if need := group + "/" + resource + " " + verb; !granted[need] {
+							t.Errorf("%s needs %s, and the chart does not grant it", name, need)
+						}
+					}
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -56,12 +56,12 @@ type Server struct {
 // StartT builds what is missing and starts a server that ends with the test.
 func StartT(t *testing.T) *Server {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
-	defer cancel()
 	set, err := bins.Ensure(t.Context(), t.Logf)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
 	s := &Server{dir: t.TempDir(), bins: set}
 	t.Cleanup(s.close)
 	if err := s.start(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,6 +25,8 @@ import (
 	"postern.dev/postern/internal/observe"
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
+	"postern.dev/postern/operator/controller"
+	"postern.dev/postern/operator/presence"
 )
 
 // leaderName is the name of the Lease by which one of several operators acts.
@@ -64,8 +67,47 @@ func run(ctx context.Context, w command.World, s config.Operator) error {
 
 // setup gives the manager what the operator consists of.
 func setup(ctx context.Context, mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string) error {
+	if err := setupProxies(mgr, s, t, getenv); err != nil {
+		return err
+	}
 	_, err := setupIdentity(ctx, mgr, s, t, getenv)
 	return err
+}
+
+// setupProxies adds what makes Proxies work.
+func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string) error {
+	own := controller.Hub{Hub: presence.Hub{ConnectURL: s.ConnectURL, CAPin: s.CAPin}, Organization: s.Organization}
+	if s.CAFile != "" {
+		ca, err := os.ReadFile(s.CAFile)
+		if err != nil {
+			return fmt.Errorf("read the hub's CA: %w", err)
+		}
+		own.CA = string(ca)
+	}
+	hubs := presence.New(getenv)
+	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { <-ctx.Done(); hubs.Close(); return nil })); err != nil {
+		return fmt.Errorf("set up the operator: %w", err)
+	}
+	metrics := observe.NewOperator(t.Registry)
+	for _, group := range groups(s) {
+		r := &controller.Reconciler{
+			Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(controller.FieldManager), Hubs: hubs,
+			Own: own, Pods: s.Pods, New: group, Metrics: metrics, Log: t.Log,
+		}
+		if err := r.Setup(mgr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// groups returns what makes an empty Proxy, for each API group that is served.
+func groups(s config.Operator) []func() v1alpha1.Object {
+	all := []func() v1alpha1.Object{func() v1alpha1.Object { return &v1alpha1.Proxy{} }}
+	if s.CompatUpbound {
+		all = append(all, func() v1alpha1.Object { return &upbound.Proxy{} })
+	}
+	return all
 }
 
 // connection returns how to reach the API server.
@@ -77,6 +119,7 @@ func connection(s config.Operator) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w (outside of a cluster, give --kubeconfig)", err)
 	}
+	kube.QPS, kube.Burst = 50, 100
 	kube.UserAgent = leaderName + "/" + command.Version()
 	return kube, nil
 }
@@ -117,6 +160,7 @@ func newManager(kube *rest.Config, s config.Operator, l *slog.Logger) (manager.M
 		LeaderElectionReleaseOnCancel: true,
 		GracefulShutdownTimeout:       &stop,
 	}
+	opts.Cache.ByObject = controller.CacheOptions()
 	if len(s.WatchNamespaces) > 0 {
 		opts.Cache.DefaultNamespaces = make(map[string]cache.Config, len(s.WatchNamespaces))
 		for _, n := range s.WatchNamespaces {

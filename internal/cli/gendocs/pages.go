@@ -244,6 +244,7 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 			observe.NewIssuer(r).Watch(func() map[string]int { return map[string]int{"signing": 0} }, func() time.Duration { return 0 })
 		}},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
+		{"Proxies of Kubernetes clusters: operators", func(r *observe.Registry) { observe.NewOperator(r) }},
 	} {
 		r := observe.NewRegistry("", "")
 		set.add(r)

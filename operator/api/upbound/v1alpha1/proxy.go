@@ -16,6 +16,7 @@ const Group = "spaces.upbound.io"
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:path=proxies,singular=proxy,scope=Namespaced,shortName=px,categories=spaces
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 57",message="a Proxy's name has at most 57 characters of a-z, 0-9 and '-', begins with a letter and does not end with '-': the Service NAME-proxy is named after it."
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Agent ID",type=string,JSONPath=`.status.agentID`,priority=1
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`

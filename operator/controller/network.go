@@ -1,0 +1,51 @@
+package controller
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"postern.dev/postern/internal/config"
+	"postern.dev/postern/operator/api/v1alpha1"
+)
+
+// networkPolicy lets in the pods that the Proxy selects, of all namespaces, and lets the proxy out to
+// the hub and to DNS only. A hub that is known by name may be at any address, at its port.
+func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv1.NetworkPolicy {
+	tcp, udp := corev1.ProtocolTCP, corev1.ProtocolUDP
+	port := func(protocol *corev1.Protocol, n int) networkingv1.NetworkPolicyPort {
+		number := intstr.FromInt(n)
+		return networkingv1.NetworkPolicyPort{Protocol: protocol, Port: &number}
+	}
+	selected := p.Common().PodSelector
+	ingress := []networkingv1.NetworkPolicyIngressRule{{
+		From:  []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}, PodSelector: &selected}},
+		Ports: []networkingv1.NetworkPolicyPort{port(&tcp, ProxyPort)},
+	}}
+	if pods.MetricsNamespace != "" {
+		ingress = append(ingress, networkingv1.NetworkPolicyIngressRule{
+			From: []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{
+				MatchLabels: map[string]string{corev1.LabelMetadataName: pods.MetricsNamespace}}}},
+			Ports: []networkingv1.NetworkPolicyPort{port(&tcp, metricsPort)},
+		})
+	}
+	address, at := h.endpoint()
+	hub := networkingv1.NetworkPolicyEgressRule{Ports: []networkingv1.NetworkPolicyPort{port(&tcp, at)}}
+	if at != hubPort && !address.IsValid() {
+		// A Service in front of a hub may have another port than the hub itself, which is what counts.
+		hub.Ports = append(hub.Ports, port(&tcp, hubPort))
+	}
+	if address.IsValid() {
+		hub.To = []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: cidr(address)}}}
+	}
+	return &networkingv1.NetworkPolicy{
+		TypeMeta: typeMeta("networking.k8s.io/v1", "NetworkPolicy"), ObjectMeta: objectMeta(p),
+		Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: metav1.LabelSelector{MatchLabels: selectorLabels(p)},
+			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
+			Ingress:     ingress,
+			Egress:      []networkingv1.NetworkPolicyEgressRule{hub, {Ports: []networkingv1.NetworkPolicyPort{port(&udp, 53), port(&tcp, 53)}}},
+		},
+	}
+}

@@ -1,0 +1,396 @@
+package controller
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/operator/api/v1alpha1"
+	"postern.dev/postern/operator/presence"
+)
+
+// How often a Proxy is looked at while nothing is heard of it: the hub and the Secret tell nothing
+// by themselves. Half as much again is added at random.
+const (
+	lookOften  = 2 * time.Second // as long as it is not as it should be, and for a while after a change
+	lookSeldom = 5 * time.Second
+	lookLater  = 20 * time.Second // after many looks that found the same trouble
+	manyLooks  = 30
+	// maxLooks bounds how many looks the operator takes in a second: with more Proxies, each is
+	// looked at less often.
+	maxLooks = 20
+)
+
+// reapply is how often everything is applied again, whatever was heard of it.
+const reapply = 10 * time.Minute
+
+// Asker asks hubs about agents; *presence.Hubs does.
+type Asker interface {
+	Agent(ctx context.Context, where presence.Hub, organization, agent string, token []byte) (presence.Agent, error)
+}
+
+// Reconciler brings the Proxies of one API group about. Its fields are set before it is used; it is
+// then safe for concurrent use.
+type Reconciler struct {
+	Client client.Client // reads from the cache
+	Direct client.Reader // reads from the API server
+	Events events.EventRecorder
+	Hubs   Asker
+	Own    Hub // the operator's; for Proxies that do not say it themselves
+	Pods   config.ProxyPods
+	New    func() v1alpha1.Object // an empty Proxy of the group
+	// Undo takes back what others did for a Proxy that is being deleted. It reports whether that is
+	// done; while it is not, it is called again. It may be nil.
+	Undo    func(ctx context.Context, p v1alpha1.Object) (done bool, err error)
+	Metrics *observe.Operator // nil: nothing is counted
+	Log     *slog.Logger
+	Now     func() time.Time // nil: time.Now
+
+	mu     sync.Mutex
+	memory map[types.NamespacedName]*memory
+}
+
+// memory is what is remembered of a Proxy. It saves work, and nothing depends on it.
+type memory struct {
+	uid     types.UID
+	dirty   bool      // something that was made for it has changed
+	applied string    // digest of what was applied last
+	at      time.Time // when
+	foreign *problem  // what came of it
+	token   [sha256.Size]byte
+	looks   int // that found the same
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
+	p := r.New()
+	err := r.Client.Get(ctx, request.NamespacedName, p)
+	if apierrors.IsNotFound(err) {
+		r.forget(request.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read the Proxy: %w", err)
+	}
+	if kinds, _, err := r.Client.Scheme().ObjectKinds(p); err == nil {
+		p.GetObjectKind().SetGroupVersionKind(kinds[0]) // a typed object does not say it
+	}
+	if !p.GetDeletionTimestamp().IsZero() {
+		return r.finish(ctx, p)
+	}
+	if changed, err := r.claim(ctx, p); err != nil || changed {
+		return ctrl.Result{RequeueAfter: time.Millisecond}, ignoreConflict(err)
+	}
+	f, err := r.look(ctx, p)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	same, err := r.tell(ctx, p, f)
+	return ctrl.Result{RequeueAfter: r.pause(request.NamespacedName, f, same)}, err
+}
+
+// ignoreConflict drops the error of a write that came too late: what was written will be looked at.
+func ignoreConflict(err error) error {
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// claim puts the finalizer on a Proxy and, if it names no agent, makes an ID up and keeps it. It
+// reports whether it changed the Proxy.
+func (r *Reconciler) claim(ctx context.Context, p v1alpha1.Object) (changed bool, err error) {
+	before, _ := p.DeepCopyObject().(client.Object)
+	changed = controllerutil.AddFinalizer(p, Finalizer)
+	if p.Common().Agent() == "" && identity.ValidateName("agent ID", p.GetAnnotations()[AnnotationAgentID]) != nil {
+		id := p.State().AgentID
+		if id == "" {
+			id = uuid.NewString()
+		}
+		annotations := p.GetAnnotations()
+		if annotations == nil {
+			annotations = make(map[string]string)
+		}
+		annotations[AnnotationAgentID] = id
+		p.SetAnnotations(annotations)
+		changed = true
+	}
+	if !changed {
+		return false, nil
+	}
+	err = r.Client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(FieldManager))
+	if err != nil {
+		return true, fmt.Errorf("claim the Proxy: %w", err)
+	}
+	return true, nil
+}
+
+// agentOf returns the agent's ID that is in effect: of the spec, or the one that was made up. It
+// never changes by itself.
+func agentOf(p v1alpha1.Object) string {
+	if id := p.Common().Agent(); id != "" {
+		return id
+	}
+	return p.GetAnnotations()[AnnotationAgentID]
+}
+
+// look gathers what is known of a Proxy, and applies what it needs.
+func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error) {
+	f := facts{agentID: agentOf(p), now: r.now(), secret: p.Common().SecretRef}
+	if err := identity.ValidateName("agent ID", f.agentID); err != nil {
+		f.problem = &problem{ReasonInvalidAgentID, fmt.Sprintf("%v. Set spec.agentID to the ID that the agent runs with.", err)}
+		return f, nil
+	}
+	if _, err := metav1.LabelSelectorAsSelector(&p.Common().PodSelector); err != nil {
+		f.problem = &problem{ReasonInvalidSelector, fmt.Sprintf("spec.podSelector cannot be used: %v.", err)}
+		return f, nil
+	}
+	if f.where, f.problem = hubOf(p, r.Own); f.problem != nil {
+		return f, nil
+	}
+	var err error
+	if f.foreign, f.problem, err = r.bring(ctx, p, f.where); err != nil || f.problem != nil {
+		return f, err
+	}
+	if f.ready, f.why, err = r.pods(ctx, p); err != nil {
+		return f, err
+	}
+	token, missing, err := r.token(ctx, p)
+	if err != nil || missing != nil {
+		f.problem = missing
+		return f, err
+	}
+	r.noteToken(p, token)
+	f.agent, f.asked = r.Hubs.Agent(ctx, f.where.Hub, f.where.Organization, f.agentID, token)
+	r.Metrics.Asked(f.asked)
+	return f, nil
+}
+
+// bring applies what a Proxy needs, unless that was done and nobody touched it since.
+func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (foreign, trouble *problem, err error) {
+	all, err := desired(p, h, r.Pods)
+	if err != nil {
+		return nil, nil, err
+	}
+	sum, err := digest(h.CA, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := r.remember(p)
+	r.mu.Lock()
+	done := m.applied == sum && !m.dirty && r.now().Sub(m.at) < reapply
+	foreign = m.foreign
+	m.dirty = false // what changes from here on is seen next time
+	r.mu.Unlock()
+	if done {
+		return foreign, nil, nil
+	}
+	foreign, err = r.apply(ctx, p, h.CA, all)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		m.applied = ""
+		if taken, ok := errors.AsType[*takenError](err); ok {
+			return nil, &taken.problem, nil
+		}
+		if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) {
+			return nil, &problem{ReasonNotApplied, clip(fmt.Sprintf("The API server refuses what the proxy needs: %v.", err))}, nil
+		}
+		return nil, nil, err
+	}
+	m.applied, m.at, m.foreign = sum, r.now(), foreign
+	return foreign, nil, nil
+}
+
+// pods returns how many pods of a Proxy's proxy are ready, and if none is, what the Deployment says.
+func (r *Reconciler) pods(ctx context.Context, p v1alpha1.Object) (ready int32, why string, err error) {
+	var d appsv1.Deployment
+	err = r.Client.Get(ctx, client.ObjectKey{Namespace: p.GetNamespace(), Name: ObjectName(p.GetName())}, &d)
+	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(&d, p) {
+		return 0, "They are being made.", nil
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("read the proxy's Deployment: %w", err)
+	}
+	if d.Status.ReadyReplicas == 0 {
+		for _, c := range d.Status.Conditions {
+			if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
+				why = clip(c.Message)
+			}
+		}
+	}
+	return d.Status.ReadyReplicas, why, nil
+}
+
+// tell writes the status if it says something new, and an event if Ready has another reason. It
+// reports whether the status said it already.
+func (r *Reconciler) tell(ctx context.Context, p v1alpha1.Object, f facts) (same bool, err error) {
+	before := *p.State()
+	after := judge(before, p.GetGeneration(), f)
+	r.Metrics.Saw(p.GetUID(), string(after.Phase))
+	if sameStatus(before, after) {
+		return true, nil
+	}
+	if err := r.writeStatus(ctx, p, after); err != nil {
+		return false, ignoreConflict(err)
+	}
+	was, is := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
+	if was == nil || was.Reason != is.Reason {
+		kind := corev1.EventTypeNormal
+		if is.Status != metav1.ConditionTrue && is.Reason != ReasonAgentNotConnected || before.Phase == v1alpha1.PhaseConnected {
+			kind = corev1.EventTypeWarning
+		}
+		r.event(p, kind, is.Reason, is.Message)
+	}
+	if w := meta.FindStatusCondition(before.Conditions, ConditionApplied); f.foreign != nil && (w == nil || w.Message != f.foreign.message) {
+		r.event(p, corev1.EventTypeWarning, f.foreign.reason, f.foreign.message)
+	}
+	r.Log.Info("a Proxy changed", "proxy", p.GetNamespace()+"/"+p.GetName(), "phase", string(after.Phase), "reason", is.Reason, "agent", after.AgentID)
+	return false, nil
+}
+
+// event tells people; the API takes messages of up to a kilobyte.
+func (r *Reconciler) event(p v1alpha1.Object, kind, reason, message string) {
+	const most = 1000
+	if len(message) > most {
+		message = message[:most]
+	}
+	r.Events.Eventf(p, nil, kind, reason, "Reconcile", "%s", message)
+}
+
+// noteToken tells of a token that was replaced.
+func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte) {
+	sum := sha256.Sum256(token)
+	m := r.remember(p)
+	r.mu.Lock()
+	changed := m.token != sum && m.token != [sha256.Size]byte{}
+	m.token = sum
+	r.mu.Unlock()
+	if changed {
+		ref := p.Common().SecretRef
+		r.event(p, corev1.EventTypeNormal, "TokenChanged", fmt.Sprintf("Key %s of Secret %s holds another token; the proxy takes it at its next renewal, "+
+			"once the node has brought it into the pods.", ref.Key, ref.Name))
+	}
+}
+
+// finish undoes what was done for a Proxy that is being deleted. What it owns the cluster deletes.
+func (r *Reconciler) finish(ctx context.Context, p v1alpha1.Object) (ctrl.Result, error) {
+	if !slices.Contains(p.GetFinalizers(), Finalizer) {
+		return ctrl.Result{}, nil
+	}
+	if r.Undo != nil {
+		done, err := r.Undo(ctx, p)
+		if err != nil {
+			return ctrl.Result{}, fmt.Errorf("undo what was done for the Proxy: %w", err)
+		}
+		if !done {
+			return ctrl.Result{RequeueAfter: lookOften}, nil
+		}
+	}
+	if err := Release(ctx, r.Client, p); err != nil {
+		return ctrl.Result{}, err
+	}
+	r.forget(client.ObjectKeyFromObject(p))
+	r.Metrics.Forgot(p.GetUID())
+	return ctrl.Result{}, nil
+}
+
+// Release takes the finalizer off a Proxy.
+func Release(ctx context.Context, c client.Client, p v1alpha1.Object) error {
+	before, _ := p.DeepCopyObject().(client.Object)
+	if !controllerutil.RemoveFinalizer(p, Finalizer) {
+		return nil
+	}
+	err := c.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), client.FieldOwner(FieldManager))
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("take the finalizer off the Proxy: %w", err)
+	}
+	return nil
+}
+
+// pause returns when to look at a Proxy again.
+func (r *Reconciler) pause(key types.NamespacedName, f facts, same bool) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m := r.memory[key]
+	if m == nil {
+		return lookOften
+	}
+	if !same {
+		m.looks = 0
+	}
+	m.looks = min(m.looks+1, manyLooks)
+	wait := lookOften
+	switch {
+	case f.works():
+		wait = lookSeldom
+	case m.looks >= manyLooks && f.problem != nil:
+		wait = lookLater
+	case m.looks >= manyLooks:
+		wait = lookSeldom
+	}
+	wait = max(wait, time.Duration(len(r.memory))*time.Second/maxLooks)
+	return wait + rand.N(wait/2)
+}
+
+// remember returns what is remembered of a Proxy. Its fields are guarded by mu.
+func (r *Reconciler) remember(p v1alpha1.Object) *memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.memory == nil {
+		r.memory = make(map[types.NamespacedName]*memory)
+	}
+	key := client.ObjectKeyFromObject(p)
+	m := r.memory[key]
+	if m == nil || m.uid != p.GetUID() {
+		m = &memory{uid: p.GetUID()}
+		r.memory[key] = m
+	}
+	return m
+}
+
+// touched notes that something of a Proxy was changed by somebody.
+func (r *Reconciler) touched(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := r.memory[key]; m != nil {
+		m.dirty = true
+	}
+}
+
+func (r *Reconciler) forget(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m := r.memory[key]; m != nil {
+		r.Metrics.Forgot(m.uid)
+	}
+	delete(r.memory, key)
+}
+
+func (r *Reconciler) now() time.Time {
+	if r.Now != nil {
+		return r.Now()
+	}
+	return time.Now()
+}

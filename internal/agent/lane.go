@@ -164,73 +164,107 @@ func (l *lane) vacate() {
 	l.busy = false
 }
 
-// one serves one stream. An error means that the pipe cannot be used again.
+// one serves one stream. An error means that the pipe cannot be used again. It keeps
+// little on the stack, which stays as it is while the stream lives.
 func (l *lane) one(in *stream.Incoming) error {
-	a := l.agent
-	start := time.Now()
+	o := &serving{lane: l, in: in, start: time.Now(), cancel: func() {}}
+	defer o.leave()
+	if goes, err := o.begin(); !goes {
+		return err
+	}
+	stats, err := o.to.carry(o.s)
+	o.end(stats, err)
+	<-l.done
+	return err
+}
+
+// serving is a stream that is served.
+type serving struct {
+	*lane
+	in       *stream.Incoming
+	start    time.Time
+	cancel   context.CancelFunc
+	use      *limit.Use
+	visit    *visit
+	to       end
+	s        *stream.Stream
+	admitted *admission
+	debug    bool
+	ended    bool
+}
+
+// leave is called when nothing is left of the stream.
+func (o *serving) leave() {
+	o.use.Leave()
+	o.cancel()
+	if !o.ended {
+		o.agent.serving.Add(-1)
+	}
+}
+
+// begin reaches what the stream asks for, or refuses it.
+//
+//go:noinline
+func (o *serving) begin() (goes bool, err error) {
+	l, a, in := o.lane, o.agent, o.in
 	target, err := wire.ParseTarget(in.Target)
 	if err != nil {
 		err = wire.Fail(wire.LegClient, wire.CodeBadRequest, "%v", err)
 	}
-	served := false
-	defer func() {
-		if !served {
-			a.serving.Add(-1)
-		}
-	}()
-	visit := l.visit(in, start)
-	ctx, cancel := a.life, context.CancelFunc(func() {})
+	o.visit = l.visit(in, o.start)
+	ctx := a.life
 	if d := time.Duration(in.LimitMillis) * time.Millisecond; d > 0 && d < reach.DefaultTimeout {
-		ctx, cancel = context.WithTimeout(ctx, d)
+		ctx, o.cancel = context.WithTimeout(ctx, d)
 	}
-	defer cancel()
 	if err != nil {
-		return l.refuse(in, visit, err, start)
+		return false, l.refuse(in, o.visit, err, o.start)
 	}
 	use, refusal := a.quota.Enter(limit.OneStream, a.cfg.Organization, a.cfg.AgentID, l.pipe.Peer().Name)
 	if refusal != nil {
-		return l.refuse(in, visit, refusal.Failure(wire.LegAgent), start)
+		return false, l.refuse(in, o.visit, refusal.Failure(wire.LegAgent), o.start)
 	}
-	defer use.Leave()
+	o.use = use
 	who := askerOf(l.pipe.Peer(), l.pipe.Holder(), in.Open)
-	to, err := l.reach(ctx, who, target)
-	if err != nil {
-		return l.refuse(in, visit, err, start)
+	if o.to, err = l.reach(ctx, who, target); err != nil {
+		return false, l.refuse(in, o.visit, err, o.start)
 	}
-	reached := to.String()
-	s, err := in.Accept(reached, l)
-	if err != nil {
-		visit.refused(reached, err)
-		to.close()
+	reached := o.to.String()
+	if o.s, err = in.Accept(reached, l); err != nil {
+		o.visit.refused(reached, err)
+		o.to.close()
 		a.streams.Opened(err, 0)
 		<-l.done
-		return err
+		return false, err
 	}
-	s.Limit(use)
-	a.streams.Opened(nil, time.Since(start))
+	o.s.Limit(use)
+	a.streams.Opened(nil, time.Since(o.start))
 	a.open.Add(1)
-	debug := a.log.Enabled(ctx, slog.LevelDebug)
-	if debug {
+	if o.debug = a.log.Enabled(ctx, slog.LevelDebug); o.debug {
 		l.log(in).Debug("stream opened", "address", reached)
 	}
-	admitted := a.guard.admit(s, who, target, to)
-	to.under = nil
-	visit.admitted(reached, a.guard.why(admitted))
-	stats, err := to.carry(s)
-	a.guard.leave(admitted)
+	o.admitted = a.guard.admit(o.s, who, target, o.to)
+	o.to.under = nil
+	o.visit.admitted(reached, a.guard.why(o.admitted))
+	return true, nil
+}
+
+// end notes how the stream ended.
+//
+//go:noinline
+func (o *serving) end(stats stream.Stats, err error) {
+	a := o.agent
+	a.guard.leave(o.admitted)
 	a.open.Add(-1)
 	a.serving.Add(-1) // a drain does not wait for the pipe
-	served = true
+	o.ended = true
 	a.streams.Closed(err)
-	visit.closed(stats, err)
-	if err != nil && l.pipe.Dead() == nil {
-		l.ended = true // by the stream's last word, which may still be on its way
+	o.visit.closed(stats, err)
+	if err != nil && o.pipe.Dead() == nil {
+		o.lane.ended = true // by the stream's last word, which may still be on its way
 	}
-	if debug {
-		l.log(in).Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(start), "error", err)
+	if o.debug {
+		o.log(o.in).Debug("stream closed", "in", stats.In, "out", stats.Out, "duration", time.Since(o.start), "error", err)
 	}
-	<-l.done
-	return err
 }
 
 // log names a stream; it is not for every stream, as it takes time.

@@ -26,6 +26,7 @@ const (
 	idleTime      = 60 * time.Second // how long: less than the agent, which would close one that is about to be used
 	continueTime  = 10 * time.Second // that a body waits for its 100 (Continue)
 	maxFields     = 512 << 10        // bytes of an answer's header
+	readBuffer    = 1 << 10          // bytes of each connection; larger reads pass it by
 	forgetCluster = 10 * time.Minute // after which one that nobody asks for is forgotten
 	lookClusters  = time.Minute
 )
@@ -116,8 +117,8 @@ func (s *clusters) transport(key clusterKey) *http.Transport {
 			return conn, nil
 		},
 		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTime, ExpectContinueTimeout: continueTime,
-		MaxResponseHeaderBytes: maxFields,
-		DisableCompression:     true, // what the client asked for is what it gets
+		MaxResponseHeaderBytes: maxFields, ReadBufferSize: readBuffer,
+		DisableCompression: true, // what the client asked for is what it gets
 	}
 	return t
 }

@@ -92,16 +92,16 @@ const (
 
 // startAPI is the API server by itself.
 func startAPI(_ context.Context, b *bench, w *world, _ path) (err error) {
-	addrs, err := b.add(w, "api", "api", "-cert", b.cert)
+	addrs, err := b.add(w, "api", "api", "-cert", b.apiCert)
 	if err == nil {
-		w.api, err = newSite("https://"+addrs[0], b.cert, certName, "")
+		w.api, err = newSite("https://"+addrs[0], b.apiCA, certName, "")
 	}
 	return err
 }
 
 // startGateway is the API server, an agent beside it and the hub's gateway.
 func startGateway(ctx context.Context, b *bench, w *world, _ path) error {
-	api, addrs, err := b.role("api", "api", "-cert", b.cert)
+	api, addrs, err := b.role("api", "api", "-cert", b.apiCert)
 	if err != nil {
 		return err
 	}
@@ -116,7 +116,7 @@ func startGateway(ctx context.Context, b *bench, w *world, _ path) error {
 	}
 	err = b.startPostern(w, "agent", "--connect-url", "tls://"+h.addr, "--organization", orgName, "--agent-id", agentName,
 		"--token-file", h.token, "--ca-file", h.ca, "--gateway",
-		"--kubernetes-api", "https://"+addrs[0], "--kubernetes-token-file", account, "--kubernetes-ca-file", b.cert)
+		"--kubernetes-api", "https://"+addrs[0], "--kubernetes-token-file", account, "--kubernetes-ca-file", b.apiCA)
 	if err != nil {
 		return err
 	}
@@ -318,6 +318,10 @@ func (s *site) watch(ctx context.Context, n, every int) ([]io.ReadCloser, error)
 	return bodies, nil
 }
 
+// idleAfter is how long watches have been idle when their memory is looked at: what
+// opening them has left behind is given back by then, if it ever is.
+const idleAfter = 3 * time.Second
+
 // sampleWatching opens watches on which nothing happens.
 func sampleWatching(ctx context.Context, s sampler) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -337,7 +341,7 @@ func sampleWatching(ctx context.Context, s sampler) error {
 	if _, err := s.world.api.watch(ctx, n, 0); err != nil {
 		return err
 	}
-	wait(ctx, min(s.opts.sample, 2*time.Second))
+	wait(ctx, idleAfter)
 	for i, p := range s.world.procs {
 		after, err := p.resident()
 		if err != nil {

@@ -93,6 +93,7 @@ func runAPI(f roleFlags) ([]string, error) {
 	mux.HandleFunc("GET /api/v1/namespaces/bench/pods", func(w http.ResponseWriter, r *http.Request) { serveJSON(w, r, few) })
 	mux.HandleFunc("GET /api/v1/namespaces/bench/pods/one", func(w http.ResponseWriter, r *http.Request) { serveJSON(w, r, pods.Items[0]) })
 	mux.HandleFunc("POST /api/v1/namespaces/bench/pods/one/exec", serveExec)
+	conf.SessionTicketsDisabled = false // kube-apiserver resumes sessions
 	server := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 10 * time.Second}
 	server.TLSConfig.NextProtos = []string{"h2", "http/1.1"}
 	server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 1000}

@@ -30,6 +30,8 @@ type bench struct {
 	binary   string // the postern executable
 	dir      string
 	cert     string // PEM file of the references
+	apiCert  string // PEM file of the API server
+	apiCA    string // PEM file of who signed it
 	target   *process
 	addr     string // of the target
 	children int
@@ -90,6 +92,9 @@ func newBench(_ context.Context, o options) (*bench, error) {
 	b := &bench{opts: o, self: self, dir: dir, binary: o.binary, worlds: make(map[worldKey]*world)}
 	var addrs []string
 	if b.cert, err = writeCertificate(dir); err == nil {
+		b.apiCert, b.apiCA, err = writeSigned(dir)
+	}
+	if err == nil {
 		b.target, addrs, err = b.role("target", "target")
 	}
 	if err != nil {
@@ -228,21 +233,58 @@ func writeCertificate(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: certName}, DNSNames: []string{certName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true,
-	}
+	template := certTemplate(1)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return "", err
 	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return "", err
+	return writePEM(dir, "references.pem", der, key)
+}
+
+// writeSigned makes the API server's certificate and key, and the certificate of the
+// authority that signed it: as in a real cluster, so that clients verify as much.
+func writeSigned(dir string) (file, authority string, err error) {
+	var keys [2]*ecdsa.PrivateKey
+	for i := range keys {
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return "", "", err
+		}
 	}
+	ca, leaf := certTemplate(2), certTemplate(3)
+	ca.Subject.CommonName, leaf.IsCA = "authority", false
+	der, err := x509.CreateCertificate(rand.Reader, ca, ca, keys[0].Public(), keys[0])
+	if err != nil {
+		return "", "", err
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, leaf, ca, keys[1].Public(), keys[0])
+	if err != nil {
+		return "", "", err
+	}
+	if authority, err = writePEM(dir, "authority.pem", der, nil); err != nil {
+		return "", "", err
+	}
+	file, err = writePEM(dir, "api.pem", signed, keys[1])
+	return file, authority, err
+}
+
+func certTemplate(serial int64) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: certName}, DNSNames: []string{certName}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+}
+
+// writePEM writes a certificate, and its key if it is not nil.
+func writePEM(dir, name string, der []byte, key *ecdsa.PrivateKey) (string, error) {
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
-	file := filepath.Join(dir, "references.pem")
+	if key != nil {
+		keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return "", err
+		}
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})...)
+	}
+	file := filepath.Join(dir, name)
 	return file, os.WriteFile(file, text, 0o600)
 }

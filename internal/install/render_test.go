@@ -48,6 +48,9 @@ func TestRefusals(t *testing.T) {
 		{"postern-operator", "hub.ca.secret=a,hub.ca.configMap=b", "more than one of hub.ca.pem"},
 		{"postern-operator", "test.tokenSecret=t", "hub.connectUrl is not"},
 		{"postern-operator", "test.tokenSecret=eyJ.x_", secret},
+		{"postern-operator", "identity.controlPlane=a", "identity.url is not set"},
+		{"postern-operator", "identity.controlPlane=a,hub.connectUrl=tls://h", "give identity.tokenSecret"},
+		{"postern-operator", "identity.tokenSecret=a", "identity.controlPlane is not set"},
 		{"postern-operator", "webhook.failurePolicy=ignore", "webhook.failurePolicy: value must be one of"},
 		{"postern-hub", "service.type=Ingress", "service.type: value must be one of"},
 	}

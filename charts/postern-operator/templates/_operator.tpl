@@ -1,5 +1,6 @@
 {{/* The mistakes that a schema could not explain: each ends the rendering with a sentence that says what to do. */}}
 {{- define "operator.check" -}}
+{{- include "operator.checkIdentity" . -}}
 {{- $h := .Values.hub -}}
 {{- with $h.connectUrl -}}
   {{- if not (regexMatch "^(tls|https|wss)://[^/@?#]+(/[^@?#]*)?$" .) -}}
@@ -12,13 +13,27 @@
 {{- if contains "PRIVATE KEY" $h.ca.pem -}}
   {{- fail "hub.ca.pem holds a private key: give the certificate alone, and take the key out of your values" -}}
 {{- end -}}
-{{- range $name, $value := dict "hub.ca.secret" $h.ca.secret "test.tokenSecret" .Values.test.tokenSecret -}}
+{{- range $name, $value := dict "hub.ca.secret" $h.ca.secret "identity.tokenSecret" .Values.identity.tokenSecret "test.tokenSecret" .Values.test.tokenSecret -}}
   {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?$" $value)) -}}
     {{- fail (printf "%s is not the name of a Secret. A secret itself never stands among the values: kubectl create secret generic NAME --from-file=KEY=FILE, and give NAME" $name) -}}
   {{- end -}}
 {{- end -}}
 {{- if and .Values.test.tokenSecret (not $h.connectUrl) -}}
   {{- fail "test.tokenSecret is given, and hub.connectUrl is not: the test needs a hub" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "operator.checkIdentity" -}}
+{{- $i := .Values.identity -}}
+{{- if $i.controlPlane -}}
+  {{- if not (or $i.url .Values.hub.connectUrl) -}}
+    {{- fail "identity.url is not set, and neither is hub.connectUrl: somebody has to make the identity tokens" -}}
+  {{- end -}}
+  {{- if eq (empty $i.tokenSecret) (empty $i.serviceAccountAudience) -}}
+    {{- fail "identity.controlPlane is given: give identity.tokenSecret, a Secret with the token of a robot that may speak for it, or identity.serviceAccountAudience, and not both" -}}
+  {{- end -}}
+{{- else if or $i.scope $i.url $i.tokenSecret -}}
+  {{- fail "identity has settings, and identity.controlPlane is not set: name the control plane that this cluster is" -}}
 {{- end -}}
 {{- end -}}
 
@@ -111,4 +126,67 @@
 {{- end }}
 - {name: POSTERN_LOG_LEVEL, value: {{ $v.logLevel }}}
 - {name: POSTERN_LOG_FORMAT, value: {{ $v.logFormat }}}
+{{- end -}}
+
+{{/* What the operator needs for identity tokens: variables, mounts and volumes; nothing without a control plane. */}}
+{{- define "operator.identityEnv" -}}
+{{- $i := .Values.identity -}}
+- {name: POSTERN_IDENTITY_CONTROL_PLANE, value: {{ $i.controlPlane | quote }}}
+- {name: POSTERN_IDENTITY_TOKEN_FILE, value: /etc/postern/identity/token}
+- {name: POSTERN_IDENTITY_NAMESPACE, value: {{ join "," $i.namespaces | quote }}}
+{{- with $i.scope }}
+- {name: POSTERN_IDENTITY_SCOPE, value: {{ . | quote }}}
+{{- end }}
+{{- with $i.url }}
+- {name: POSTERN_IDENTITY_URL, value: {{ . | quote }}}
+{{- end }}
+{{- if $i.caConfigMap }}
+- {name: POSTERN_IDENTITY_CA_FILE, value: /etc/postern/identity-ca/ca.crt}
+{{- end }}
+{{- with $i.caPin }}
+- {name: POSTERN_IDENTITY_CA_PIN, value: {{ . | quote }}}
+{{- end }}
+{{- with $i.organization }}
+- {name: POSTERN_IDENTITY_ORGANIZATION, value: {{ . | quote }}}
+{{- end }}
+{{- with $i.audiences }}
+- {name: POSTERN_IDENTITY_AUDIENCE, value: {{ join "," . | quote }}}
+{{- end }}
+{{- end -}}
+
+{{- define "operator.identityMounts" -}}
+{{- if .Values.identity.controlPlane }}
+- {name: identity, mountPath: /etc/postern/identity, readOnly: true}
+{{- if .Values.identity.caConfigMap }}
+- {name: identity-ca, mountPath: /etc/postern/identity-ca, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "operator.identityVolumes" -}}
+{{- $i := .Values.identity -}}
+{{- if $i.controlPlane }}
+- name: identity
+  {{- if $i.tokenSecret }}
+  secret:
+    secretName: {{ $i.tokenSecret }}
+    defaultMode: 288 # 0440
+    items:
+      - {key: {{ $i.tokenSecretKey }}, path: token}
+  {{- else }}
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          audience: {{ $i.serviceAccountAudience | quote }}
+          expirationSeconds: 3600
+  {{- end }}
+{{- if $i.caConfigMap }}
+- name: identity-ca
+  configMap:
+    name: {{ $i.caConfigMap }}
+    items:
+      - {key: {{ $i.caKey }}, path: ca.crt}
+{{- end }}
+{{- end }}
 {{- end -}}

@@ -82,7 +82,7 @@ func slowBodies(t *testing.T, addr, token string, requests, few int, statuses *s
 		return
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(3 * patience))
 	var out bytes.Buffer
 	out.WriteString(http2.ClientPreface)
 	framer := http2.NewFramer(&out, conn)

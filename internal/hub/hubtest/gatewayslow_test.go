@@ -69,7 +69,7 @@ func TestGatewaySlowConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = exec.Close() }()
-	_ = exec.SetDeadline(time.Now().Add(2 * patience))
+	_ = exec.SetDeadline(time.Now().Add(4 * patience))
 	fmt.Fprintf(exec, "POST /plant/api/v1/namespaces/a/pods/b/exec HTTP/1.1\r\nHost: hub\r\nAuthorization: Bearer %s\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n", token)
 	head := make([]byte, 1024)
 	if n, err := exec.Read(head); err != nil || !strings.Contains(string(head[:n]), " 101 ") {

@@ -127,6 +127,8 @@ func layerOf(path string) (layer int, known bool) {
 		return 4, true // the public API puts roles together, as the command line does
 	case rel == "dialer/kube":
 		return 5, true // a module of its own, on top of the public API
+	case rel == "operator/kubetest":
+		return layerTest, true
 	case strings.HasPrefix(rel, "operator/"):
 		return 5, true // a module of its own, on top of what it shares with the roles
 	}

@@ -13,9 +13,6 @@ import (
 	"time"
 )
 
-// guide is the document whose commands are run.
-const guide = "docs/guide/private-cluster.md"
-
 // step is a block of commands of the guide, and where they are to be run.
 type step struct {
 	heading string
@@ -24,10 +21,10 @@ type step struct {
 	text    string
 }
 
-// steps returns the blocks "```sh kube WHERE" of the guide, in their order.
-func steps(t *testing.T) []step {
+// steps returns the blocks "```sh kube WHERE" of a guide, in their order.
+func steps(t *testing.T, guide string) []step {
 	t.Helper()
-	text := readFile(t, filepath.Join(root(t), filepath.FromSlash(guide)))
+	text := readFile(t, filepath.Join(root(t), "docs", "guide", guide))
 	var all []step
 	var heading string
 	var open *step
@@ -56,14 +53,14 @@ type reader struct {
 	world  *world
 	dir    string
 	values map[string]string // what the reader has in place of the guide's examples
-	used   map[string]bool
 }
 
 func newReader(t *testing.T, w *world) *reader {
 	t.Helper()
-	r := &reader{world: w, dir: t.TempDir(), used: map[string]bool{}, values: map[string]string{
+	r := &reader{world: w, dir: t.TempDir(), values: map[string]string{
 		"hub.example.org": w.hubHost,
 		"oci://ghcr.io/postern-dev/charts/private-network-agent": w.chart("private-network-agent"),
+		"oci://ghcr.io/postern-dev/charts/postern-operator":      w.chart("postern-operator") + " --set proxy.image.pullPolicy=Never --set proxy.image.tag=" + version,
 		"ghcr.io/postern-dev/postern:v0.1.0":                     "ghcr.io/postern-dev/postern:" + version,
 		"deployment/my-controller":                               "deployment/consumer",
 	}}
@@ -88,10 +85,7 @@ func (r *reader) follow(t *testing.T, s step) string {
 	t.Helper()
 	text := s.text
 	for example, value := range r.values {
-		if strings.Contains(text, example) {
-			r.used[example] = true
-			text = strings.ReplaceAll(text, example, value)
-		}
+		text = strings.ReplaceAll(text, example, value)
 	}
 	began := time.Now()
 	out, err := r.shell(t, s.where, text)
@@ -120,7 +114,7 @@ func (r *reader) shell(t *testing.T, where, text string) (string, error) {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	default:
-		t.Fatalf("%s: nobody runs commands of %q", guide, where)
+		t.Fatalf("nobody runs commands of %q", where)
 		return "", nil
 	}
 }

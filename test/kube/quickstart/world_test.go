@@ -60,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Logf("clusters and images after %s", time.Since(began).Round(100*time.Millisecond))
 	group, ctx = errgroup.WithContext(t.Context())
-	for c, names := range map[*cluster.Cluster][]string{w.pair.A: {"postern"}, w.pair.B: {"postern-agent"}} {
+	for c, names := range map[*cluster.Cluster][]string{w.pair.A: {"postern", "postern-operator"}, w.pair.B: {"postern-agent"}} {
 		group.Go(func() error { return w.load(ctx, c, names) })
 	}
 	if err := group.Wait(); err != nil {
@@ -80,7 +80,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) build(ctx context.Context) error {
 	cmd := exec.CommandContext(ctx, "tools/release.sh", "--images", version, w.dir, "linux/"+runtime.GOARCH)
 	cmd.Dir = w.root
-	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "SOURCE_REVISION=test", "RELEASE_COMMANDS=postern postern-agent")
+	cmd.Env = append(os.Environ(), "SOURCE_DATE_EPOCH=1700000000", "SOURCE_REVISION=test")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the images: %w\n%s", err, out)
 	}

@@ -53,8 +53,9 @@ type Server struct {
 	etcdURL    string
 }
 
-// StartT builds what is missing and starts a server that ends with the test.
-func StartT(t *testing.T) *Server {
+// StartT builds what is missing and starts a server that ends with the test, with further
+// arguments of kube-apiserver.
+func StartT(t *testing.T, args ...string) *Server {
 	t.Helper()
 	set, err := bins.Ensure(t.Context(), t.Logf)
 	if err != nil {
@@ -62,7 +63,7 @@ func StartT(t *testing.T) *Server {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	s := &Server{dir: t.TempDir(), bins: set}
+	s := &Server{dir: t.TempDir(), bins: set, args: args}
 	t.Cleanup(s.close)
 	if err := s.start(ctx); err != nil {
 		t.Fatal(err)
@@ -184,7 +185,7 @@ func (s *Server) credentials() error {
 	if err != nil {
 		return err
 	}
-	s.args = []string{
+	s.args = append([]string{
 		"--etcd-servers", s.etcdURL, "--bind-address", host, "--advertise-address", host, "--secure-port", port, "--endpoint-reconciler-type", "none",
 		"--tls-cert-file", serving.CertFile, "--tls-private-key-file", serving.KeyFile, "--client-ca-file", s.pki.CertFile(),
 		"--service-account-issuer", issuer, "--service-account-key-file", accounts.CertFile, "--service-account-signing-key-file", accounts.KeyFile,
@@ -192,7 +193,7 @@ func (s *Server) credentials() error {
 		"--min-request-timeout", strconv.Itoa(int(watchTime.Seconds())),
 		// Pods of nobody's account, since there is no controller that makes one.
 		"--disable-admission-plugins", "ServiceAccount",
-	}
+	}, s.args...)
 	s.kubeconfig = filepath.Join(s.dir, "pki", "admin.kubeconfig")
 	return pki.Kubeconfig{Server: "https://" + s.addr, CA: s.pki.CertPEM(), Client: admin}.WriteFile(s.kubeconfig)
 }

@@ -92,10 +92,11 @@ func (m *outside) run(t *testing.T, name string, args ...string) *proc.Process {
 	return p
 }
 
-// startHub starts the hub, on the data that it may have from before, and waits until it listens.
-func (m *outside) startHub(t *testing.T) *proc.Process {
+// startHub starts the hub, on the data that it may have from before, with further arguments, and
+// waits until it listens.
+func (m *outside) startHub(t *testing.T, args ...string) *proc.Process {
 	t.Helper()
-	hub := m.run(t, "hub", "hub", "--data", m.data, "--listen", m.addr)
+	hub := m.run(t, "hub", append([]string{"hub", "--data", m.data, "--listen", m.addr}, args...)...)
 	m.waitFor(t, "the hub makes its administrator's token and listens", func(ctx context.Context) error {
 		if _, err := os.Stat(m.adminToken()); err != nil {
 			return err

@@ -137,9 +137,9 @@ func newIssuerWithdraw(w command.World) *cobra.Command {
 		Short: "Remove a signing key at once",
 		Long: `Remove a signing key that somebody else may have, given by its ID or the first characters of
 it. It is gone from the published keys at once, and if it signed, another one does. Tokens
-that it signed are good at relying parties until those fetch the keys anew: most keep
-them for a quarter of an hour, some until they meet a token of a key that they do not
-know. Those who hold such tokens get others within half an hour.`,
+that it signed are good at relying parties until those fetch the keys anew: most do
+when they meet a token of a key that they do not know. Those who hold such tokens get
+others within half an hour.`,
 		Example: "  postern issuer withdraw 6wPq9Xh2",
 		Args:    command.Exact("KEY"),
 	}

@@ -19,6 +19,11 @@ const (
 	keysPath      = "/.well-known/jwks"
 )
 
+// toldAge is how long relying parties are told to keep a document. Kubernetes does not look
+// for a key that it does not know until half a minute before it is over: so it is short, for
+// the first token after a key was withdrawn.
+const toldAge = time.Minute
+
 // document is what everybody may read.
 type document struct {
 	body []byte
@@ -78,7 +83,7 @@ func (d document) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET and HEAD are possible here", http.StatusMethodNotAllowed)
 		return
 	}
-	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(CacheAge/time.Second)))
+	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(toldAge/time.Second)))
 	h.Set("ETag", d.etag)
 	if r.Header.Get("If-None-Match") == d.etag {
 		w.WriteHeader(http.StatusNotModified)

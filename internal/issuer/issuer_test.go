@@ -105,7 +105,7 @@ func TestDocuments(t *testing.T) {
 	if diff := cmp.Diff(want, bodyOf(t, res)); diff != "" {
 		t.Error(diff)
 	}
-	if got := res.Header; got.Get("Cache-Control") != "public, max-age=900" || got.Get("Content-Type") != "application/json" || got.Get("X-Content-Type-Options") != "nosniff" {
+	if got := res.Header; got.Get("Cache-Control") != "public, max-age=60" || got.Get("Content-Type") != "application/json" || got.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("header %v", got)
 	}
 	keys := get(t, i, "GET", "/.well-known/jwks")

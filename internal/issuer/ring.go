@@ -14,7 +14,7 @@ const (
 	TokenLife = time.Hour
 
 	// CacheAge is how long a relying party may keep the set of keys without asking
-	// again; it is told so.
+	// again. It is told much less.
 	CacheAge = 15 * time.Minute
 
 	// linger is how long a key stays published after it signed for the last time: until

@@ -16,8 +16,9 @@ type Operator struct {
 	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	Organization string
 
-	Pods     ProxyPods
-	Identity OperatorIdentity
+	Pods      ProxyPods
+	Injection Injection
+	Identity  OperatorIdentity
 
 	Namespace       string   // the operator's own
 	WatchNamespaces []string // where Proxies count; empty: everywhere
@@ -50,6 +51,7 @@ func DefaultOperator() Operator {
 			PullPolicy: "IfNotPresent", Replicas: 2, Requests: []string{"cpu=50m", "memory=64Mi"}, Limits: []string{"memory=256Mi"},
 		},
 		Identity:    defaultOperatorIdentity(),
+		Injection:   DefaultInjection(),
 		LeaderElect: true,
 		Log:         Log{Format: "auto", Level: "info"},
 	}
@@ -64,6 +66,7 @@ func (o *Operator) fields() []*Field {
 	}
 	all = append(all, o.Pods.fields()...)
 	all = append(all, o.Identity.fields()...)
+	all = append(all, o.Injection.fields()...)
 	all = append(all,
 		text("namespace", "NAMESPACE", &o.Namespace, "namespace that the operator itself runs in").or("POD_NAMESPACE"),
 		list("watch-namespace", "NAMESPACE", &o.WatchNamespaces, "namespace in which Proxies count; without it, all do"),
@@ -105,6 +108,7 @@ func (o *Operator) check(c *checker) {
 	}
 	o.Pods.check(c)
 	o.Identity.check(c, o.ConnectURL)
+	o.Injection.check(c)
 	if c.require("namespace", o.Namespace) {
 		c.name("namespace", "namespace", o.Namespace)
 	}

@@ -59,6 +59,18 @@ func remaker(pod *corev1.Pod) *metav1.OwnerReference {
 	return owner
 }
 
+// Left counts the pods that go to a Proxy and that would be made again without it.
+func Left(rules selection.Rules, pods []corev1.Pod, key selection.Key) (n int) {
+	for i := range pods {
+		pod := &pods[i]
+		route, _ := selection.Injected(pod)
+		if route == key.Route() && rules.Covers(pod.Namespace) && pod.DeletionTimestamp == nil && !finished(pod) && remaker(pod) != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // Trim leaves of a pod what this package looks at. It is fit for the cache of pods, which are many.
 func Trim(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)

@@ -98,7 +98,9 @@ func (w *Webhook) Review(ctx context.Context, body []byte) ([]byte, error) {
 		return nil, errors.New("read the review: it has no request, or that no UID")
 	}
 	response := &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: true}
-	if concerns(review.Request) {
+	if operations := probed(review.Request); operations != nil {
+		patch(response, operations)
+	} else if concerns(review.Request) {
 		w.change(ctx, review.Request, response)
 	}
 	return json.Marshal(admissionv1.AdmissionReview{
@@ -140,16 +142,20 @@ func (w *Webhook) change(ctx context.Context, r *admissionv1.AdmissionRequest, r
 		w.metrics.count(s.Name, resultChanged)
 	}
 	response.Warnings = response.Warnings[:min(len(response.Warnings), maxWarnings)]
-	if len(all) == 0 {
-		return
+	if len(all) > 0 {
+		patch(response, all)
 	}
-	patch, err := json.Marshal(all)
+}
+
+// patch puts operations into a response.
+func patch(response *admissionv1.AdmissionResponse, operations []Operation) {
+	text, err := json.Marshal(operations)
 	if err != nil {
-		response.Warnings = append(response.Warnings, warning("postern: the pod was left as it is: %v", err))
+		response.Warnings = append(response.Warnings, warning("postern: the object was left as it is: %v", err))
 		return
 	}
 	kind := admissionv1.PatchTypeJSONPatch
-	response.Patch, response.PatchType = patch, &kind
+	response.Patch, response.PatchType = text, &kind
 }
 
 // take asks one step, and applies its plan.

@@ -197,7 +197,8 @@ func usable(now time.Time, m Material, trusted []*x509.Certificate, names []stri
 	return pair.Leaf
 }
 
-// valid returns the authorities in a text that have not expired. What is none is left out.
+// valid returns the authorities in a text that are valid now: a clock may have been wrong. What is none
+// is left out.
 func valid(now time.Time, text []byte) (list []*x509.Certificate) {
 	for {
 		var block *pem.Block
@@ -205,7 +206,7 @@ func valid(now time.Time, text []byte) (list []*x509.Certificate) {
 			return list
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
-		if err == nil && cert.IsCA && now.Before(cert.NotAfter) && !contains(list, cert) {
+		if err == nil && cert.IsCA && now.After(cert.NotBefore) && now.Before(cert.NotAfter) && !contains(list, cert) {
 			list = append(list, cert)
 		}
 	}

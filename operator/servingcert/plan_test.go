@@ -104,6 +104,15 @@ func TestADeletedSecret(t *testing.T) {
 	}
 }
 
+func TestAClockThatWasWrong(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	future := mustNext(t, now.Add(leafTime*3), Material{}, nil)
+	next := mustNext(t, now, future, future.Authorities)
+	if !trusts(now, next.Authorities, next) {
+		t.Error("what is served is not valid yet")
+	}
+}
+
 func TestOtherNames(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	first := mustNext(t, now, Material{}, nil)

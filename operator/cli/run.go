@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/controller"
+	"postern.dev/postern/operator/pods"
 	"postern.dev/postern/operator/presence"
 )
 
@@ -67,15 +69,19 @@ func run(ctx context.Context, w command.World, s config.Operator) error {
 
 // setup gives the manager what the operator consists of.
 func setup(ctx context.Context, mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string) error {
-	if err := setupProxies(mgr, s, t, getenv); err != nil {
+	all := newPods(mgr, s, t, getenv)
+	if err := setupProxies(mgr, s, t, getenv, all); err != nil {
 		return err
 	}
-	_, err := setupIdentity(ctx, mgr, s, t, getenv)
-	return err
+	identity, err := setupIdentity(ctx, mgr, s, t, getenv)
+	if err != nil || all == nil {
+		return err
+	}
+	return setupWebhook(mgr, s, t, all, identity)
 }
 
 // setupProxies adds what makes Proxies work.
-func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string) error {
+func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, getenv func(string) string, all *pods.Pods) error {
 	own := controller.Hub{Hub: presence.Hub{ConnectURL: s.ConnectURL, CAPin: s.CAPin}, Organization: s.Organization}
 	if s.CAFile != "" {
 		ca, err := os.ReadFile(s.CAFile)
@@ -93,6 +99,9 @@ func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, geten
 		r := &controller.Reconciler{
 			Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(controller.FieldManager), Hubs: hubs,
 			Own: own, Pods: s.Pods, New: group, Metrics: metrics, Log: t.Log,
+		}
+		if all != nil {
+			r.Undo = all.Undo
 		}
 		if err := r.Setup(mgr); err != nil {
 			return err
@@ -161,6 +170,12 @@ func newManager(kube *rest.Config, s config.Operator, l *slog.Logger) (manager.M
 		GracefulShutdownTimeout:       &stop,
 	}
 	opts.Cache.ByObject = controller.CacheOptions()
+	maps.Copy(opts.Cache.ByObject, pods.CacheOptions())
+	if s.Injection.Webhook != "" {
+		if opts.WebhookServer, err = webhookServer(s.Injection.Webhook); err != nil {
+			return nil, err
+		}
+	}
 	if len(s.WatchNamespaces) > 0 {
 		opts.Cache.DefaultNamespaces = make(map[string]cache.Config, len(s.WatchNamespaces))
 		for _, n := range s.WatchNamespaces {

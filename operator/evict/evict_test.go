@@ -379,7 +379,7 @@ func TestTrim(t *testing.T) {
 	c.owner("ReplicaSet", "web", "app=web", 1)
 	c.proxy("office", "app=web")
 	pod := c.pods[0].DeepCopy()
-	pod.Annotations["other"] = "x"
+	pod.Annotations[corev1.LastAppliedConfigAnnotation] = "x"
 	pod.Annotations[selection.AnnotationInjected] = "default/none"
 	pod.Spec.Containers = []corev1.Container{{Name: "big"}}
 	object, err := Trim(pod)

@@ -1,6 +1,8 @@
 package evict
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -71,18 +73,14 @@ func Left(rules selection.Rules, pods []corev1.Pod, key selection.Key) (n int) {
 	return n
 }
 
-// Trim leaves of a pod what this package looks at. It is fit for the cache of pods, which are many.
+// Trim leaves of a pod its metadata and the little of its status that this package looks at. It is fit for the cache of pods, which are many.
 func Trim(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)
 	if !ok {
 		return object, nil
 	}
-	annotations := make(map[string]string, 3)
-	for _, name := range []string{selection.AnnotationInject, selection.AnnotationInjected, selection.AnnotationAgent} {
-		if value, ok := pod.Annotations[name]; ok {
-			annotations[name] = value
-		}
-	}
+	annotations := maps.Clone(pod.Annotations)
+	delete(annotations, corev1.LastAppliedConfigAnnotation) // as large as the pod itself
 	slim := &corev1.Pod{TypeMeta: pod.TypeMeta, ObjectMeta: metav1.ObjectMeta{
 		Name: pod.Name, Namespace: pod.Namespace, UID: pod.UID, ResourceVersion: pod.ResourceVersion,
 		CreationTimestamp: pod.CreationTimestamp, DeletionTimestamp: pod.DeletionTimestamp,

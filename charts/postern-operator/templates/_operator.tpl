@@ -124,6 +124,15 @@
 {{- with $v.proxy.metricsNamespace }}
 - {name: POSTERN_PROXY_METRICS_NAMESPACE, value: {{ . | quote }}}
 {{- end }}
+{{- if $v.webhook.enabled }}
+- {name: POSTERN_WEBHOOK, value: ":{{ $v.webhook.port | int }}"}
+- {name: POSTERN_WEBHOOK_CONFIGURATION, value: {{ include "operator.clusterName" . }}}
+- {name: POSTERN_WEBHOOK_SERVICE, value: {{ include "postern.fullname" . }}-webhook}
+- {name: POSTERN_WEBHOOK_SECRET, value: {{ include "postern.fullname" . }}-webhook}
+{{- with $v.webhook.excludedNamespaces }}
+- {name: POSTERN_EXCLUDE_NAMESPACE, value: {{ join "," . | quote }}}
+{{- end }}
+{{- end }}
 - {name: POSTERN_LOG_LEVEL, value: {{ $v.logLevel }}}
 - {name: POSTERN_LOG_FORMAT, value: {{ $v.logFormat }}}
 {{- end -}}

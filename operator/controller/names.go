@@ -25,7 +25,7 @@ const (
 	metricsPort    = 9090
 	suffix         = "-proxy"
 	keyCredentials = "credentials"
-	keyPassword    = "password" //nolint:gosec // the name of a key
+	keyPassword    = "password"
 	keyCA          = "ca.crt"
 )
 

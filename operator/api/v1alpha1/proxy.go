@@ -67,7 +67,7 @@ type CommonSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",message="an agent's ID has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end; a UUID is one."
-	AgentId string `json:"agentId,omitempty"` //nolint:revive,staticcheck // the documents spell it both ways
+	AgentId string `json:"agentId,omitempty"` // the documents spell it both ways
 
 	// PodSelector selects the pods that are pointed to the proxy.
 	// +required

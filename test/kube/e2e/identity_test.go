@@ -91,7 +91,10 @@ func TestIdentityTokens(t *testing.T) {
 		}
 	}
 	works := func(file string) func(context.Context) error {
-		return func(ctx context.Context) error { _, err := as(ctx, file, "get", "configmaps", "-n", "default"); return err }
+		return func(ctx context.Context) error {
+			_, err := as(ctx, file, "get", "configmaps", "-n", "default")
+			return err
+		}
 	}
 	until("the API server knows the issuer's keys, and the provider", works(first))
 	if out, err := as(limit(t, quick), first, "get", "secrets", "-n", "default"); err == nil || !strings.Contains(out, `User "identity:`+identitySubject+`" cannot list`) {
@@ -126,7 +129,7 @@ func TestIdentityTokens(t *testing.T) {
 	until("the API server takes a token of the next key", works(second))
 	until("the API server refuses the token of the withdrawn key", func(ctx context.Context) error {
 		if out, err := as(ctx, first, "get", "configmaps", "-n", "default"); err == nil || !strings.Contains(out, "Unauthorized") {
-			return fmt.Errorf("it answers %v: %s", err, out)
+			return fmt.Errorf("it answers %w: %s", err, out)
 		}
 		return nil
 	})

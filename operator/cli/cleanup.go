@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -21,9 +23,16 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/controller"
+	"postern.dev/postern/operator/pods"
 )
 
-// cleanup takes back what the operator did.
+// freeTime is how long cleanup waits for pods that have to be made again.
+const freeTime = 2 * time.Minute
+
+// cleanup takes back what the operator did, and is still there without it: pods that were pointed to
+// proxies, what was made for Proxies, the webhook's certificate, and the Lease.
+//
+// +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=delete
 func cleanup(ctx context.Context, w command.World, s config.Operator) error {
 	log, err := w.Logger(s.Log)
 	if err != nil {
@@ -42,8 +51,15 @@ func cleanup(ctx context.Context, w command.World, s config.Operator) error {
 	if err != nil {
 		return fmt.Errorf("reach the cluster: %w", err)
 	}
-	var errs []error
-	for _, list := range []v1alpha1.ObjectList{&v1alpha1.ProxyList{}, &upbound.ProxyList{}} {
+	var (
+		errs    []error
+		proxies []v1alpha1.Object
+		lists   []func() v1alpha1.ObjectList
+	)
+	for _, empty := range []func() v1alpha1.ObjectList{
+		func() v1alpha1.ObjectList { return &v1alpha1.ProxyList{} }, func() v1alpha1.ObjectList { return &upbound.ProxyList{} },
+	} {
+		list := empty()
 		err := c.List(ctx, list)
 		if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 			continue // that group is not there
@@ -52,13 +68,31 @@ func cleanup(ctx context.Context, w command.World, s config.Operator) error {
 			errs = append(errs, fmt.Errorf("list the Proxies: %w", err))
 			continue
 		}
-		for _, p := range list.Objects() {
-			if err := cleanupProxy(ctx, c, p, log); err != nil {
-				errs = append(errs, fmt.Errorf("proxy %s/%s: %w", p.GetNamespace(), p.GetName(), err))
-			}
+		lists, proxies = append(lists, empty), append(proxies, list.Objects()...)
+	}
+	free, cancel := context.WithTimeout(ctx, freeTime)
+	defer cancel()
+	errs = append(errs, pods.New(pods.Config{Client: c, Direct: c, Lists: lists, Rules: rules(s), Log: log}).Free(free))
+	for _, p := range proxies {
+		if err := cleanupProxy(ctx, c, p, log); err != nil {
+			errs = append(errs, fmt.Errorf("proxy %s/%s: %w", p.GetNamespace(), p.GetName(), err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, cleanupOwn(ctx, c, s))...)
+}
+
+// cleanupOwn deletes what the operator made for itself.
+func cleanupOwn(ctx context.Context, c client.Client, s config.Operator) error {
+	own := []client.Object{&coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: leaderName}}}
+	if s.Injection.Webhook != "" && !s.Injection.CertManager {
+		own = append(own, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Injection.Secret}})
+	}
+	for _, o := range own {
+		if err := client.IgnoreNotFound(c.Delete(ctx, o)); err != nil {
+			return fmt.Errorf("delete %T %s/%s: %w", o, o.GetNamespace(), o.GetName(), err)
+		}
+	}
+	return nil
 }
 
 // cleanupProxy deletes what was made for a Proxy, and takes the finalizer off it.

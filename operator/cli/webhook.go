@@ -65,7 +65,7 @@ func newPods(mgr manager.Manager, s config.Operator, t command.Tools, getenv fun
 	events := mgr.GetEventRecorder(controller.FieldManager)
 	return pods.New(pods.Config{
 		Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Cache: mgr.GetCache(), Lists: lists, Empty: groups(s),
-		Rules: selection.Rules{Excluded: append(append(config.SystemNamespaces(), s.Namespace), s.Injection.Excluded...), Only: s.Injection.Only},
+		Rules: rules(s),
 		Host:  controller.Host, Secret: controller.ObjectName, APIServer: getenv("KUBERNETES_SERVICE_HOST"), NoProxy: s.Injection.NoProxy,
 		WriteStatus: func(ctx context.Context, p v1alpha1.Object, status v1alpha1.ProxyStatus) error {
 			return controller.ApplyStatus(ctx, mgr.GetClient(), p, pods.FieldManager, status)
@@ -79,6 +79,11 @@ func newPods(mgr manager.Manager, s config.Operator, t command.Tools, getenv fun
 		},
 		Log: t.Log.With("part", "pods"),
 	})
+}
+
+// rules returns in which namespaces pods are pointed to proxies.
+func rules(s config.Operator) selection.Rules {
+	return selection.Rules{Excluded: append(append(config.SystemNamespaces(), s.Namespace), s.Injection.Excluded...), Only: s.Injection.Only}
 }
 
 // setupWebhook has the manager serve the webhook with its certificate, and evict pods.

@@ -102,15 +102,11 @@ func (p *Pods) step(ctx context.Context, evictor *evict.Evictor) (time.Duration,
 	if err := p.cfg.Client.List(ctx, list); err != nil {
 		return 0, fmt.Errorf("list pods: %w", err)
 	}
-	all := make([]*corev1.Pod, len(list.Items))
-	for i := range list.Items {
-		all[i] = &list.Items[i]
-	}
 	proxies := make([]selection.Proxy, len(objects))
 	for i, o := range objects {
 		proxies[i] = Summary(o)
 	}
-	reports, next := evictor.Step(ctx, time.Now(), all, proxies)
+	reports, next := evictor.Step(ctx, time.Now(), pointers(list), proxies)
 	var problems []error
 	for i, o := range objects {
 		if o.GetDeletionTimestamp() == nil {

@@ -48,6 +48,9 @@ func steps(t *testing.T, guide string) []step {
 	return all
 }
 
+// removes says whether the step takes away what others made.
+func (s step) removes() bool { return slices.Contains(s.words, "remove") }
+
 // reader is somebody who follows the guide: one shell, whose variables stay from step to step.
 type reader struct {
 	world  *world

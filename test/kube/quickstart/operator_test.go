@@ -16,7 +16,12 @@ func TestQuickStart(t *testing.T) {
 	w := newWorld(t)
 	r := newReader(t, w)
 	began := time.Now()
+	var remove []step
 	for _, s := range steps(t, "quick-start-kubernetes.md") {
+		if s.removes() {
+			remove = append(remove, s)
+			continue
+		}
 		r.follow(t, s)
 		switch number, _, _ := strings.Cut(s.heading, "."); number {
 		case "2":
@@ -26,10 +31,56 @@ func TestQuickStart(t *testing.T) {
 			w.waits(t)
 		case "7":
 			w.can(t)
+			w.restarted(t, "consumer", 1)
+			w.restarted(t, "bystander", 0)
 		}
 	}
 	t.Logf("the guide took %s", time.Since(began).Round(time.Second))
 	t.Run("upgrade", func(t *testing.T) { w.upgrade(t, "default") })
+	t.Run("remove", func(t *testing.T) { w.remove(t, r, remove) })
+}
+
+// restarted holds how many times the pod of a Deployment was made again.
+func (w *world) restarted(t *testing.T, name string, want int) {
+	t.Helper()
+	out := kubectl(t, w.pair.A, "get", "events", "-n", "crossplane-system", "--field-selector", "reason=SuccessfulCreate,involvedObject.kind=ReplicaSet",
+		"-o", `jsonpath={range .items[*]}{.count} {.message}{"\n"}{end}`)
+	made := strings.Count(out, "Created pod: "+name+"-")
+	if made != want+1 {
+		t.Errorf("the pod of %s was made %d times; want %d:\n%s", name, made, want+1, out)
+	}
+}
+
+// remove follows the last steps of the guide. The consumer is left without a way, the bystander is
+// as it was, and nothing of the operator stays in the control plane but the definition of Proxy, which
+// is kept on purpose.
+func (w *world) remove(t *testing.T, r *reader, all []step) {
+	for _, s := range all {
+		r.follow(t, s)
+	}
+	kubectl(t, w.pair.A, "rollout", "status", "deployment/consumer", "-n", "crossplane-system", "--timeout=50s")
+	eventually(t, "the consumer's pod has no proxy", time.Minute, func(ctx context.Context) error {
+		out, err := w.pair.A.KubectlInside(ctx, "get", "pods", "-n", "crossplane-system", "-l", "app=consumer", "-o", "jsonpath={.items[*].spec.containers[*].env[*].name}")
+		if err == nil && strings.Contains(out, "PROXY") {
+			err = fmt.Errorf("it has %s", out)
+		}
+		return err
+	})
+	w.restarted(t, "bystander", 0)
+	for _, kind := range []string{
+		"deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets", "networkpolicies", "mutatingwebhookconfigurations",
+		"roles", "rolebindings", "clusterroles", "clusterrolebindings", "jobs", "leases", "proxies",
+	} {
+		eventually(t, "no "+kind+" of the operator are left", time.Minute, func(ctx context.Context) error {
+			left, err := w.pair.A.KubectlInside(ctx, "get", kind, "-A", "-o", "name")
+			for name := range strings.FieldsSeq(left) {
+				if strings.Contains(name, "postern") || strings.Contains(name, "private-cluster-proxy") {
+					err = fmt.Errorf("%s is left", name)
+				}
+			}
+			return err
+		})
+	}
 }
 
 // waits looks at a Proxy whose agent is not there yet.

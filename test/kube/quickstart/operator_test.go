@@ -37,7 +37,49 @@ func TestQuickStart(t *testing.T) {
 	}
 	t.Logf("the guide took %s", time.Since(began).Round(time.Second))
 	t.Run("upgrade", func(t *testing.T) { w.upgrade(t, "default") })
+	t.Run("selector", w.selector)
+	t.Run("webhook down", w.webhookDown)
 	t.Run("remove", func(t *testing.T) { w.remove(t, r, remove) })
+}
+
+// selector has the Proxy select the bystander in the consumer's place, and back again. Each time both
+// are made again once, and nothing else is.
+func (w *world) selector(t *testing.T) {
+	for i, provider := range []string{"provider-other", "provider-kubernetes"} {
+		kubectl(t, w.pair.A, "patch", "proxy", "private-cluster", "-n", "default", "--type=merge",
+			"-p", `{"spec":{"podSelector":{"matchLabels":{"pkg.crossplane.io/provider":"`+provider+`"}}}}`)
+		w.applied(t, provider)
+		w.restarted(t, "consumer", 2+i)
+		w.restarted(t, "bystander", 1+i)
+	}
+	w.changes(t, "selected again")
+}
+
+// applied waits until the status says that the pods are as a selector wants them.
+func (w *world) applied(t *testing.T, provider string) {
+	t.Helper()
+	eventually(t, "the pods of "+provider+" go through the proxy", 2*time.Minute, func(ctx context.Context) error {
+		out, err := w.pair.A.KubectlInside(ctx, "get", "proxy", "private-cluster", "-n", "default", "-o",
+			`jsonpath={.status.lastAppliedPodSelector.matchLabels.pkg\.crossplane\.io/provider} {.status.conditions[?(@.type=="PodsUpdated")].status}`)
+		if err == nil && out != provider+" True" {
+			err = fmt.Errorf("the status says %q", out)
+		}
+		return err
+	})
+}
+
+// webhookDown takes the operators away: pods can be made all the same, without a proxy, and are
+// made again when an operator is back.
+func (w *world) webhookDown(t *testing.T) {
+	kubectl(t, w.pair.A, "scale", "deployment/postern-operator", "-n", "postern-system", "--replicas=0")
+	kubectl(t, w.pair.A, "wait", "--for=delete", "pods", "-n", "postern-system", "-l", "app.kubernetes.io/component=operator", "--timeout=60s")
+	kubectl(t, w.pair.A, "delete", "pods", "-n", "crossplane-system", "-l", "app=consumer", "--wait")
+	kubectl(t, w.pair.A, "rollout", "status", "deployment/consumer", "-n", "crossplane-system", "--timeout=50s")
+	w.restarted(t, "consumer", 4)
+	kubectl(t, w.pair.A, "scale", "deployment/postern-operator", "-n", "postern-system", "--replicas=2")
+	w.changes(t, "seen after the webhook was down")
+	w.restarted(t, "consumer", 5)
+	w.restarted(t, "bystander", 2)
 }
 
 // restarted holds how many times the pod of a Deployment was made again.
@@ -66,7 +108,7 @@ func (w *world) remove(t *testing.T, r *reader, all []step) {
 		}
 		return err
 	})
-	w.restarted(t, "bystander", 0)
+	w.restarted(t, "bystander", 2)
 	for _, kind := range []string{
 		"deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets", "networkpolicies", "mutatingwebhookconfigurations",
 		"roles", "rolebindings", "clusterroles", "clusterrolebindings", "jobs", "leases", "proxies",

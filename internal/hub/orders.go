@@ -88,8 +88,9 @@ func (o *Orders) Changed(org string) {
 type orgOrders struct {
 	*Orders
 	org      string
-	conn     *bus.Conn
 	presence func() []bus.Presence
+	number   func(context.Context) (uint64, error)                                  // of the next round
+	send     func(ctx context.Context, agent, replica string, message []byte) error // to all replicas if it is ""
 	dirty    chan struct{}
 	asks     chan ordersAsk
 
@@ -112,8 +113,9 @@ type told struct {
 // serve returns what tells the agents of an organization until its context ends.
 func (o *Orders) serve(ctx context.Context, org string, conn *bus.Conn, presence func() []bus.Presence) (run func(context.Context), err error) {
 	one := &orgOrders{
-		Orders: o, org: org, conn: conn, presence: presence,
-		dirty: make(chan struct{}, 1), asks: make(chan ordersAsk, maxOrdersAsks),
+		Orders: o, org: org, presence: presence, send: conn.SendOrders,
+		number: func(ctx context.Context) (uint64, error) { return o.registry.NextOrdersVersion(ctx, org) },
+		dirty:  make(chan struct{}, 1), asks: make(chan ordersAsk, maxOrdersAsks),
 		told: make(map[string]*told), asked: make(map[string]time.Time),
 	}
 	if err := one.next(ctx); err != nil {
@@ -159,7 +161,7 @@ func (o *orgOrders) run(ctx context.Context) {
 			gap = nil
 		case a := <-o.asks:
 			o.asked[a.agent] = time.Now()
-			d, _ := o.document(a.agent)
+			d, _ := o.newest(ctx, a.agent)
 			o.tell(ctx, d, a.replica)
 		case <-dirty:
 			again = !o.change(ctx)
@@ -175,7 +177,7 @@ func (o *orgOrders) run(ctx context.Context) {
 
 // next begins a round.
 func (o *orgOrders) next(ctx context.Context) error {
-	version, err := o.registry.NextOrdersVersion(ctx, o.org)
+	version, err := o.number(ctx)
 	if err != nil {
 		return err
 	}
@@ -210,7 +212,7 @@ func (o *orgOrders) change(ctx context.Context) bool {
 	}
 	for agent := range agents {
 		before := o.told[agent]
-		if d, now := o.document(agent); before == nil || before.version != now.version {
+		if d, now, _ := o.document(agent); before == nil || before.version != now.version {
 			o.tell(ctx, d, "")
 		}
 	}
@@ -225,11 +227,11 @@ func (o *orgOrders) remind(ctx context.Context) {
 		}
 		t := o.told[p.Agent]
 		if t == nil || t.round != o.round {
-			_, t = o.document(p.Agent)
+			_, t = o.newest(ctx, p.Agent)
 		}
 		switch {
 		case p.Orders < t.version:
-			d, _ := o.document(p.Agent)
+			d, _ := o.newest(ctx, p.Agent)
 			o.tell(ctx, d, p.Replica)
 		case p.Orders > o.version:
 			o.log.Error("an agent has newer orders than this hub gave; is the hub's state an old copy?",
@@ -238,9 +240,20 @@ func (o *orgOrders) remind(ctx context.Context) {
 	}
 }
 
-// document returns what an agent is to be told in this round.
-func (o *orgOrders) document(agent string) (orders.Document, *told) {
-	d := orders.Document{Organization: o.org, Agent: agent}
+// newest returns what an agent is to be told. A change whose round has not come yet gets it now: two
+// documents of one version would be one to the agent, which would then never hear of the second.
+func (o *orgOrders) newest(ctx context.Context, agent string) (orders.Document, *told) {
+	d, t, stale := o.document(agent)
+	if stale && o.change(ctx) {
+		d, t, _ = o.document(agent)
+	}
+	return d, t
+}
+
+// document returns what an agent is to be told in this round. It is stale if the agent was told
+// something else in the same round; what the agent was told is then not noted anew.
+func (o *orgOrders) document(agent string) (d orders.Document, t *told, stale bool) {
+	d = orders.Document{Organization: o.org, Agent: agent}
 	for _, source := range o.sources {
 		source(o.org, agent, &d)
 	}
@@ -248,21 +261,24 @@ func (o *orgOrders) document(agent string) (orders.Document, *told) {
 	if err != nil {
 		o.log.Error("orders cannot be written", "organization", o.org, "agent", agent, "error", err) // a defect: every source writes its own types
 	}
-	t := o.told[agent]
-	if t == nil || t.sum != sum {
+	t = o.told[agent]
+	switch {
+	case t == nil || t.sum != sum && t.round != o.round:
 		t = &told{version: o.version, sum: sum}
 		o.told[agent] = t
+	case t.sum != sum:
+		stale = true
 	}
 	t.round = o.round
 	d.Version = t.version
-	return d, t
+	return d, t, stale
 }
 
 // tell sends an agent, or one replica of it, its document.
 func (o *orgOrders) tell(ctx context.Context, d orders.Document, replica string) {
 	message, err := o.packer.Seal(d)
 	if err == nil {
-		err = o.conn.SendOrders(ctx, d.Agent, replica, message)
+		err = o.send(ctx, d.Agent, replica, message)
 	}
 	if err != nil && ctx.Err() == nil {
 		o.log.Error("orders not sent; will try again", "organization", o.org, "agent", d.Agent, "replica", replica, "error", err)

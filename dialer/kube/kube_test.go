@@ -26,7 +26,10 @@ import (
 	"postern.dev/postern/internal/testnet/world"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The SPDY library waits a second for somebody to ask why a connection could not be closed twice.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/moby/spdystream.(*Connection).shutdown"))
+}
 
 // apiServer is as much of an API server as these tests need: it lists one namespace, and
 // keeps what it was asked for.

@@ -53,7 +53,7 @@ func (c *Cluster) ImportArchive(ctx context.Context, archive string) error {
 
 func (c *Cluster) importTool(ctx context.Context) error {
 	links := make(map[string]string)
-	for _, name := range []string{"cat", "echo", "env", "exit", "gen", "serve", "sha256", "sleep", "tar", "test", "tick", "tty"} {
+	for _, name := range []string{"cat", "echo", "env", "exit", "gen", "linger", "serve", "sha256", "sleep", "tar", "test", "tick", "tty"} {
 		links["/bin/"+name] = "tool"
 	}
 	return c.Import(ctx, image.Image{

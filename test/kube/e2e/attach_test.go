@@ -30,7 +30,7 @@ spec:
 func testAttach(t *testing.T, kubectl client, websockets string) {
 	kubectl = kubectl.with(execEnv(websockets)...)
 	echo, screen := "echo-"+websockets, "screen-"+websockets
-	kubectl.feed(t, fmt.Sprintf(listener, echo, false, "cat")+"---"+fmt.Sprintf(listener, screen, true, "tty"), "apply", "-f", "-")
+	kubectl.feed(t, fmt.Sprintf(listener, echo, false, "linger")+"---"+fmt.Sprintf(listener, screen, true, "tty"), "apply", "-f", "-")
 
 	ticks := kubectl.follow(t, "attach", "clock")
 	var first int

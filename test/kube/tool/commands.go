@@ -91,6 +91,16 @@ func echo(args []string) error {
 	return err
 }
 
+// linger is cat that stays for a moment after the end. The container runtime lets go of what is
+// attached to a program when that ends, and may then not have sent all of its output.
+func linger([]string) error {
+	if err := cat(nil); err != nil {
+		return err
+	}
+	time.Sleep(2 * time.Second)
+	return nil
+}
+
 // cat copies standard input, or files, to standard output.
 func cat(args []string) error {
 	if len(args) == 0 {

@@ -33,6 +33,7 @@ func run(args []string) error {
 		"exit":   exit,
 		"gen":    gen,
 		"init":   reap,
+		"linger": linger,
 		"pause":  pause,
 		"serve":  serve,
 		"sha256": sha256sum,

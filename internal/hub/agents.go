@@ -157,5 +157,5 @@ func (a *API) ready(w http.ResponseWriter, r *http.Request) {
 	} else {
 		readiness.Checks = nil
 	}
-	writeJSON(w, status, api.TypeJSON, readiness)
+	api.WriteJSON(w, status, api.TypeJSON, readiness)
 }

@@ -284,9 +284,9 @@ func (a *API) answer(h func(*http.Request) (any, error)) http.HandlerFunc {
 		case body == nil:
 			w.WriteHeader(http.StatusNoContent)
 		case r.Method == http.MethodPost:
-			writeJSON(w, http.StatusCreated, api.TypeJSON, body)
+			api.WriteJSON(w, http.StatusCreated, api.TypeJSON, body)
 		default:
-			writeJSON(w, http.StatusOK, api.TypeJSON, body)
+			api.WriteJSON(w, http.StatusOK, api.TypeJSON, body)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strconv"
@@ -91,20 +90,7 @@ func writeProblem(w http.ResponseWriter, p *api.Problem) {
 	if complete.Leg == "" {
 		complete.Leg = wire.LegHub.String()
 	}
-	writeJSON(w, p.Status, api.TypeProblem, &complete)
-}
-
-func writeJSON(w http.ResponseWriter, status int, kind string, body any) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		http.Error(w, "encode answer", http.StatusInternalServerError) // our own types always encode
-		return
-	}
-	b = append(b, '\n')
-	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	w.WriteHeader(status)
-	_, _ = w.Write(b) // the client is gone: there is nobody to tell
+	api.WriteJSON(w, p.Status, api.TypeProblem, &complete)
 }
 
 // clip shortens a text from outside, for logs and messages.

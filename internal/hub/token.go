@@ -50,7 +50,7 @@ func (a *API) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1 asks for it, beside Cache-Control
-	writeJSON(w, http.StatusOK, api.TypeJSON, res)
+	api.WriteJSON(w, http.StatusOK, api.TypeJSON, res)
 }
 
 // exchangeError turns a problem into an error that metrics know the code of.
@@ -92,7 +92,7 @@ func (a *API) tokenFail(w http.ResponseWriter, r *http.Request, err error) {
 	case code == wire.CodeBadRequest.String():
 		code = api.ErrorInvalidRequest
 	}
-	writeJSON(w, p.Status, api.TypeJSON, api.TokenError{Code: code, Description: p.Detail, Hint: p.Hint, Leg: wire.LegHub.String()})
+	api.WriteJSON(w, p.Status, api.TypeJSON, api.TokenError{Code: code, Description: p.Detail, Hint: p.Hint, Leg: wire.LegHub.String()})
 }
 
 // readForm reads the parameters of a token request. A repeated one is an error,

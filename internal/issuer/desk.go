@@ -98,7 +98,7 @@ func (d *desk) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	// This is the record of who got what; never the token itself.
 	d.log.Info("identity token issued", "caller", who, "subject", t.Subject, "audiences", t.Audiences, "id", t.ID, "source", r.RemoteAddr)
-	writeJSON(w, http.StatusCreated, api.TypeJSON, api.IdentityToken{
+	api.WriteJSON(w, http.StatusCreated, api.TypeJSON, api.IdentityToken{
 		Token: t.Value, Subject: t.Subject, Audiences: t.Audiences, ID: t.ID, IssuedAt: t.IssuedAt, Expires: t.Expires,
 	})
 }
@@ -210,7 +210,7 @@ func (d *desk) refuse(w http.ResponseWriter, r *http.Request, who string, err er
 	}
 	complete := *p
 	complete.Title, complete.Leg = http.StatusText(p.Status), wire.LegHub.String()
-	writeJSON(w, p.Status, api.TypeProblem, &complete)
+	api.WriteJSON(w, p.Status, api.TypeProblem, &complete)
 }
 
 // problemOf returns how an error is told.
@@ -249,19 +249,6 @@ func readJSON(r *http.Request, into any) error {
 		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body has something after its JSON")
 	}
 	return nil
-}
-
-func writeJSON(w http.ResponseWriter, status int, kind string, body any) {
-	b, err := json.Marshal(body)
-	if err != nil {
-		http.Error(w, "encode answer", http.StatusInternalServerError) // our own types always encode
-		return
-	}
-	b = append(b, '\n')
-	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
-	w.WriteHeader(status)
-	_, _ = w.Write(b) // the client is gone: there is nobody to tell
 }
 
 // sourceOf returns what counts as one source of requests: an IPv4 address, or an IPv6

@@ -8,7 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
@@ -33,10 +34,10 @@ spec:
 // kube returns a client of the shared cluster that reads from the API server.
 func kube(t *testing.T) client.Client {
 	t.Helper()
-	known := scheme.Scheme
-	for _, add := range []error{v1alpha1.AddToScheme(known), upbound.AddToScheme(known)} {
-		if add != nil {
-			t.Fatal(add)
+	known := runtime.NewScheme() // of this client's own: a scheme must not grow while others read it, and tests run side by side
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme, upbound.AddToScheme} {
+		if err := add(known); err != nil {
+			t.Fatal(err)
 		}
 	}
 	c, err := client.New(cluster.Config, client.Options{Scheme: known})

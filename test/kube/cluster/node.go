@@ -126,6 +126,7 @@ func (c *Cluster) startKubelet() (*proc.Process, error) {
 		"resolvConf":                  "/etc/resolv.conf",
 		"podLogsDir":                  c.path("pods"),
 		"nodeStatusUpdateFrequency":   "2s",
+		"syncFrequency":               "5s", // Secrets that changed are soon in the pods
 		"imageGCHighThresholdPercent": 100,
 		"evictionHard": map[string]any{
 			"memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%",

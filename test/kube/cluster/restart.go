@@ -11,9 +11,11 @@ import (
 	"strconv"
 )
 
-// RestartAPIServer kills the API server, starts it again and waits until it is ready.
-func (c *Cluster) RestartAPIServer(ctx context.Context) error {
+// RestartAPIServer kills the API server, starts it again and waits until it is ready. It has the
+// further flags from then on.
+func (c *Cluster) RestartAPIServer(ctx context.Context, flags ...string) error {
 	c.api.Kill()
+	c.apiArgs = append(c.apiArgs, flags...)
 	api, err := c.daemon(c.bins.Path("kube-apiserver"), c.apiArgs...)
 	if err != nil {
 		return err

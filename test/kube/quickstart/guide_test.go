@@ -3,7 +3,9 @@
 package quickstart_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +53,8 @@ func steps(t *testing.T, guide string) []step {
 // removes says whether the step takes away what others made.
 func (s step) removes() bool { return slices.Contains(s.words, "remove") }
 
-// reader is somebody who follows the guide: one shell, whose variables stay from step to step.
+// reader is somebody who follows a guide: one shell, whose variables stay from step to step, and from
+// one reader to the next.
 type reader struct {
 	world  *world
 	dir    string
@@ -60,7 +63,7 @@ type reader struct {
 
 func newReader(t *testing.T, w *world) *reader {
 	t.Helper()
-	r := &reader{world: w, dir: t.TempDir(), values: map[string]string{
+	r := &reader{world: w, dir: filepath.Join(w.dir, "reader"), values: map[string]string{
 		"hub.example.org": w.hubHost,
 		"oci://ghcr.io/postern-dev/charts/private-network-agent": w.chart("private-network-agent"),
 		"oci://ghcr.io/postern-dev/charts/postern-operator":      w.chart("postern-operator") + " --set proxy.image.pullPolicy=Never --set proxy.image.tag=" + version,
@@ -72,7 +75,7 @@ func newReader(t *testing.T, w *world) *reader {
 		t.Fatal(err)
 	}
 	for name, target := range map[string]string{"kubectl": w.pair.A.Kubectl(), "helm": w.pair.A.Helm(), "postern": w.postern} {
-		if err := os.Symlink(target, filepath.Join(bin, name)); err != nil {
+		if err := os.Symlink(target, filepath.Join(bin, name)); err != nil && !errors.Is(err, fs.ErrExist) {
 			t.Fatal(err)
 		}
 	}
@@ -83,9 +86,16 @@ func newReader(t *testing.T, w *world) *reader {
 	return r
 }
 
-// follow runs one step as it stands in the guide, and returns what it printed.
-func (r *reader) follow(t *testing.T, s step) string {
+// follow runs one step as it stands in the guide. What two guides begin with in the same words is there
+// already for the second.
+func (r *reader) follow(t *testing.T, s step) {
 	t.Helper()
+	if r.world.followed[s.text] {
+		t.Logf("%s (%s): followed before", s.heading, s.where)
+		s.text = linesWith(s.text, "kubectl config use-context")
+	} else if number, _, _ := strings.Cut(s.heading, "."); number <= "3" {
+		r.world.followed[s.text] = true
+	}
 	text := s.text
 	for example, value := range r.values {
 		text = strings.ReplaceAll(text, example, value)
@@ -96,7 +106,6 @@ func (r *reader) follow(t *testing.T, s step) string {
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", s.heading, err, out)
 	}
-	return out
 }
 
 // shell runs commands where they belong. Variables that they set are there for the next.

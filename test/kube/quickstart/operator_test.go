@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// TestQuickStart follows the guide with the operator, whose Proxy makes the way.
-func TestQuickStart(t *testing.T) {
-	w := newWorld(t)
-	r := newReader(t, w)
+const quickStartGuide = "quick-start-kubernetes.md"
+
+// followQuickStart follows the guide with the operator, whose Proxy makes the way, but for the steps that
+// remove it.
+func (w *world) followQuickStart(t *testing.T, r *reader) {
+	t.Helper()
 	began := time.Now()
-	var remove []step
-	for _, s := range steps(t, "quick-start-kubernetes.md") {
+	var before map[string]int
+	for _, s := range steps(t, quickStartGuide) {
 		if s.removes() {
-			remove = append(remove, s)
 			continue
 		}
 		r.follow(t, s)
@@ -27,30 +28,26 @@ func TestQuickStart(t *testing.T) {
 		case "2":
 			w.startConsumer(t)
 			w.cannot(t)
+			before = w.made(t)
 		case "5":
 			w.waits(t)
 		case "7":
 			w.can(t)
-			w.restarted(t, "consumer", 1)
-			w.restarted(t, "bystander", 0)
+			w.remade(t, before, 1, 0)
 		}
 	}
 	t.Logf("the guide took %s", time.Since(began).Round(time.Second))
-	t.Run("upgrade", func(t *testing.T) { w.upgrade(t, "default") })
-	t.Run("selector", w.selector)
-	t.Run("webhook down", w.webhookDown)
-	t.Run("remove", func(t *testing.T) { w.remove(t, r, remove) })
 }
 
 // selector has the Proxy select the bystander in the consumer's place, and back again. Each time both
 // are made again once, and nothing else is.
 func (w *world) selector(t *testing.T) {
+	before := w.made(t)
 	for i, provider := range []string{"provider-other", "provider-kubernetes"} {
 		kubectl(t, w.pair.A, "patch", "proxy", "private-cluster", "-n", "default", "--type=merge",
 			"-p", `{"spec":{"podSelector":{"matchLabels":{"pkg.crossplane.io/provider":"`+provider+`"}}}}`)
 		w.applied(t, provider)
-		w.restarted(t, "consumer", 2+i)
-		w.restarted(t, "bystander", 1+i)
+		w.remade(t, before, 1+i, 1+i)
 	}
 	w.changes(t, "selected again")
 }
@@ -71,34 +68,58 @@ func (w *world) applied(t *testing.T, provider string) {
 // webhookDown takes the operators away: pods can be made all the same, without a proxy, and are
 // made again when an operator is back.
 func (w *world) webhookDown(t *testing.T) {
+	before := w.made(t)
 	kubectl(t, w.pair.A, "scale", "deployment/postern-operator", "-n", "postern-system", "--replicas=0")
 	kubectl(t, w.pair.A, "wait", "--for=delete", "pods", "-n", "postern-system", "-l", "app.kubernetes.io/component=operator", "--timeout=60s")
 	kubectl(t, w.pair.A, "delete", "pods", "-n", "crossplane-system", "-l", "app=consumer", "--wait")
 	kubectl(t, w.pair.A, "rollout", "status", "deployment/consumer", "-n", "crossplane-system", "--timeout=50s")
-	w.restarted(t, "consumer", 4)
+	w.remade(t, before, 1, 0)
 	kubectl(t, w.pair.A, "scale", "deployment/postern-operator", "-n", "postern-system", "--replicas=2")
 	w.changes(t, "seen after the webhook was down")
-	w.restarted(t, "consumer", 5)
-	w.restarted(t, "bystander", 2)
+	w.remade(t, before, 2, 0)
 }
 
-// restarted holds how many times the pod of a Deployment was made again.
-func (w *world) restarted(t *testing.T, name string, want int) {
+// made is how many times the pods of Deployments were made, by their names.
+func (w *world) made(t *testing.T) map[string]int {
 	t.Helper()
 	out := kubectl(t, w.pair.A, "get", "events", "-n", "crossplane-system", "--field-selector", "reason=SuccessfulCreate,involvedObject.kind=ReplicaSet",
-		"-o", `jsonpath={range .items[*]}{.count} {.message}{"\n"}{end}`)
-	made := strings.Count(out, "Created pod: "+name+"-")
-	if made != want+1 {
-		t.Errorf("the pod of %s was made %d times; want %d:\n%s", name, made, want+1, out)
+		"-o", `jsonpath={range .items[*]}{.message}{"\n"}{end}`)
+	made := map[string]int{}
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(line, "Created pod: "); ok {
+			name, _, _ = strings.Cut(name, "-")
+			made[name]++
+		}
 	}
+	return made
+}
+
+// remade holds how many times the pods of consumer and bystander were made again since then.
+func (w *world) remade(t *testing.T, before map[string]int, consumer, bystander int) {
+	t.Helper()
+	eventually(t, "the pods are made again", time.Minute, func(context.Context) error {
+		now := w.made(t)
+		for name, want := range map[string]int{"consumer": consumer, "bystander": bystander} {
+			if n := now[name] - before[name]; n > want {
+				t.Errorf("the pod of %s was made again %d times; want %d", name, n, want)
+			} else if n < want {
+				return fmt.Errorf("that of %s was %d times; want %d", name, n, want)
+			}
+		}
+		return nil
+	})
 }
 
 // remove follows the last steps of the guide. The consumer is left without a way, the bystander is
 // as it was, and nothing of the operator stays in the control plane but the definition of Proxy, which
 // is kept on purpose.
-func (w *world) remove(t *testing.T, r *reader, all []step) {
-	for _, s := range all {
-		r.follow(t, s)
+func (w *world) remove(t *testing.T) {
+	before := w.made(t)
+	w.works = false
+	for _, s := range steps(t, quickStartGuide) {
+		if s.removes() {
+			w.quickStart.follow(t, s)
+		}
 	}
 	kubectl(t, w.pair.A, "rollout", "status", "deployment/consumer", "-n", "crossplane-system", "--timeout=50s")
 	eventually(t, "the consumer's pod has no proxy", time.Minute, func(ctx context.Context) error {
@@ -108,7 +129,7 @@ func (w *world) remove(t *testing.T, r *reader, all []step) {
 		}
 		return err
 	})
-	w.restarted(t, "bystander", 2)
+	w.remade(t, before, 1, 0)
 	for _, kind := range []string{
 		"deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets", "networkpolicies", "mutatingwebhookconfigurations",
 		"roles", "rolebindings", "clusterroles", "clusterrolebindings", "jobs", "leases", "proxies",

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,41 +115,24 @@ func (w *world) upgrade(t *testing.T, namespace string) {
 	})
 }
 
-// restarts takes the private cluster's API server away for a moment, and then the power of the
-// control plane's node. What the consumer watches goes on by itself.
+// restarts takes the API servers of both clusters away for a moment, and then the power of both nodes.
+// What the consumer watches goes on by itself.
 func (w *world) restarts(t *testing.T) {
-	ctx := limit(t, 3*time.Minute)
-	began := time.Now()
-	if err := w.pair.B.RestartAPIServer(ctx); err != nil {
-		t.Fatal(err)
-	}
-	w.changes(t, "after the API server")
-	t.Logf("API server of the private cluster: %s", time.Since(began).Round(100*time.Millisecond))
-	began = time.Now()
-	if err := w.pair.A.RestartNode(ctx); err != nil {
-		t.Fatal(err)
-	}
-	w.changes(t, "after the node")
-	t.Logf("node of the control plane: %s", time.Since(began).Round(100*time.Millisecond))
-}
-
-// uninstall removes the agent, and looks that nothing of it stays. The consumer goes first: the
-// agent would wait for its streams.
-func (w *world) uninstall(t *testing.T, r *reader) {
-	kubectl(t, w.pair.A, "delete", "deployment", "consumer", "-n", "crossplane-system", "--wait")
-	out, err := r.shell(t, "private", "kubectl config use-context private-cluster\nhelm uninstall private-network-agent -n default --wait")
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	kinds := slices.DeleteFunc(strings.Fields(kubectl(t, w.pair.B, "api-resources", "--verbs=list", "-o", "name")), func(kind string) bool {
-		return kind == "componentstatuses" || kind == "endpoints" // deprecated, with a warning in the way
-	})
-	eventually(t, "nothing of the agent is left", time.Minute, func(ctx context.Context) error {
-		left, err := w.pair.B.KubectlInside(ctx, "get", strings.Join(kinds, ","), "-A", "--ignore-not-found",
-			"-l", "app.kubernetes.io/instance=private-network-agent", "-o", "name")
-		if err == nil && strings.TrimSpace(left) != "" {
-			err = fmt.Errorf("there are %s", left)
+	ctx := limit(t, 4*time.Minute)
+	for _, step := range []struct {
+		name    string
+		restart func(context.Context) error
+	}{
+		{"API server of the private cluster", func(ctx context.Context) error { return w.pair.B.RestartAPIServer(ctx) }},
+		{"API server of the control plane", func(ctx context.Context) error { return w.pair.A.RestartAPIServer(ctx) }},
+		{"node of the control plane", w.pair.A.RestartNode},
+		{"node of the private cluster", w.pair.B.RestartNode},
+	} {
+		began := time.Now()
+		if err := step.restart(ctx); err != nil {
+			t.Fatal(err)
 		}
-		return err
-	})
+		w.changes(t, "after the "+step.name)
+		t.Logf("%s: %s", step.name, time.Since(began).Round(100*time.Millisecond))
+	}
 }

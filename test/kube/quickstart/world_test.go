@@ -28,8 +28,8 @@ const (
 	consumerImage = "postern.test/consumer:1"
 )
 
-// world is what there is before anybody follows the guide: two clusters whose nodes have the
-// images, and a hub on the host.
+// world is what there is before anybody follows a guide: two clusters whose nodes have the
+// images, and a hub on the host, which issues identity tokens too. Its parts run one after the other.
 type world struct {
 	pair    *cluster.Pair
 	root    string // of the repository
@@ -37,13 +37,17 @@ type world struct {
 	postern string // the program
 	hubHost string
 	hub     *proc.Process
+
+	followed   map[string]bool // the texts of steps that stand in both guides, and were followed
+	quickStart *reader         // who followed the quick start; nil before
+	works      bool            // the quick start did
 }
 
 // newWorld builds images and programs while the clusters start.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	began := time.Now()
-	w := &world{root: root(t), dir: t.TempDir(), hubHost: cluster.HostIP}
+	w := &world{root: root(t), dir: t.TempDir(), hubHost: cluster.HostIP, followed: map[string]bool{}}
 	w.postern = filepath.Join(w.dir, "postern")
 	group, ctx := errgroup.WithContext(t.Context())
 	group.Go(func() (err error) {
@@ -120,7 +124,7 @@ func (w *world) chart(name string) string {
 // startHub starts the hub on the host, as First minutes says.
 func (w *world) startHub(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command(w.postern, "hub", "--data", filepath.Join(w.dir, "hub"), "--listen", w.hubAddr())
+	cmd := exec.Command(w.postern, "hub", "--data", filepath.Join(w.dir, "hub"), "--listen", w.hubAddr(), "--issuer-url", "https://"+w.hubAddr())
 	cmd.Env = cleanEnvironment()
 	hub, err := proc.Start("hub", filepath.Join(w.dir, "hub.log"), cmd, (*exec.Cmd).Start)
 	if err != nil {

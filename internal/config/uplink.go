@@ -97,7 +97,7 @@ func (p *Party) fields(agentID, name string) []*Field {
 	all = append(all,
 		text("organization", "ORG", &p.Organization, "organization to work for").or("UPBOUND_ORG"),
 		text("agent-id", "ID", &p.AgentID, agentID),
-		text("token-file", "FILE", &p.TokenFile, "robot token, as postern robot token create writes it; read again at each renewal"),
+		text("token-file", "FILE", &p.TokenFile, "robot token, as postern robot token create writes it; another one in the file is taken within seconds"),
 		hidden("token", &p.Token, "the robot token itself, where a file cannot be had").or("UPBOUND_TOKEN"),
 		text("workload-token-file", "FILE", &p.WorkloadTokenFile, "token of an issuer that the organization trusts, such as a projected service account token of Kubernetes, "+
 			"instead of --token-file; read again at each renewal"),

@@ -25,8 +25,11 @@ const (
 	clockCheck = 30 * time.Second
 
 	// hurryPause is the least time between an attempt to renew and one that
-	// Refused asks for.
+	// Refused or another secret asks for.
 	hurryPause = 3 * time.Second
+
+	// changeCheck is how often a sleeper looks for another secret.
+	changeCheck = 2 * time.Second
 )
 
 // Run keeps the credentials fresh until ctx ends, and then returns nil. Where
@@ -34,15 +37,16 @@ const (
 // tries on for ever. When the hub refuses (see Permanent), it tries on until
 // the credentials expire, because a file may be replaced, and then returns the
 // *wire.Failure; credentials that were refused (see Refused) count as expired. A party
-// that is revoked by name asks on, every half minute in the end.
+// that is revoked by name, or whose secret is Provided, asks on, every half minute in
+// the end. Another secret (see Replaceable) is shown within seconds.
 func (s *Session) Run(ctx context.Context) error {
 	failures := 0
 	renewAt := s.renewalTime()
 	var last time.Time // of the attempts
 	hurry := s.hurry
 	for {
-		if sleepUntil(ctx, renewAt, hurry) {
-			sleepUntil(ctx, last.Add(hurryPause), nil)
+		if sleepUntil(ctx, renewAt, hurry, s.changed()) {
+			sleepUntil(ctx, last.Add(hurryPause), nil, nil)
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -56,11 +60,11 @@ func (s *Session) Run(ctx context.Context) error {
 			continue
 		case ctx.Err() != nil:
 			return nil
-		case Permanent(err) && s.expired():
+		case Permanent(err) && s.expired() && !s.provided():
 			return err
 		}
-		if api.IsPartyRevoked(err) {
-			hurry = nil // that what it has is refused is known: only time helps
+		if api.IsPartyRevoked(err) || Permanent(err) && s.expired() {
+			hurry = nil // that what it has is refused is known: only time helps, or another secret
 		}
 		failures++
 		pause := s.pause(failures, err)
@@ -107,18 +111,41 @@ func (s *Session) expires() time.Time {
 // expired reports whether there are no valid credentials.
 func (s *Session) expired() bool { return s.refused.Load() || !time.Now().Before(s.expires()) }
 
+// changed returns what reports that there is another secret, or nil if there can be
+// none.
+func (s *Session) changed() func() bool {
+	if r, ok := s.req.Secret.(Replaceable); ok {
+		return r.Changed
+	}
+	return nil
+}
+
+// provided reports whether a machine will put another secret there.
+func (s *Session) provided() bool {
+	r, ok := s.req.Secret.(Replaceable)
+	return ok && r.Provided()
+}
+
 // sleepUntil waits until t has come by the monotonic clock or by the wall clock, or
-// hurry gives something, or ctx ends. It reports whether it was hurry.
-func sleepUntil(ctx context.Context, t time.Time, hurry <-chan struct{}) (hurried bool) {
+// hurry gives something, or changed, unless it is nil, reports true, or ctx ends. It
+// reports whether it was hurry or changed.
+func sleepUntil(ctx context.Context, t time.Time, hurry <-chan struct{}, changed func() bool) (hurried bool) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	check := clockCheck
+	if changed != nil {
+		check = changeCheck
+	}
 	for {
+		if changed != nil && changed() {
+			return true
+		}
 		now := time.Now()
 		left := min(t.Sub(now), t.Round(0).Sub(now.Round(0)))
 		if left <= 0 {
 			return false
 		}
-		timer.Reset(min(left, clockCheck))
+		timer.Reset(min(left, check))
 		select {
 		case <-ctx.Done():
 			return false

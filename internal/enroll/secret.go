@@ -29,6 +29,21 @@ type Secret interface {
 	SubjectToken(ctx context.Context) (token, tokenType string, err error)
 }
 
+// Replaceable is a Secret that may become another one while the program runs.
+// Session.Run looks for that every few seconds.
+type Replaceable interface {
+	Secret
+
+	// Changed reports whether SubjectToken would give another token than the one
+	// that it gave last.
+	Changed() bool
+
+	// Provided reports whether a machine puts the secret there, and will put
+	// another one there without starting this program again. Then a refusal is not
+	// final.
+	Provided() bool
+}
+
 // Token is what a token file holds.
 type Token struct {
 	AccessID string // empty when the file holds the token only
@@ -134,9 +149,9 @@ func plain(err error) error {
 }
 
 // RobotToken is the Secret of robots, and of administrators at a shell: a token
-// in a file, or itself. The file is read again at each renewal, so that a token
-// can be replaced while the program runs. Set one of File and Value before first
-// use.
+// in a file, or itself. The file is read again at each renewal and when it has
+// changed, so that a token can be replaced while the program runs. Set one of File
+// and Value before first use. It is safe for concurrent use.
 type RobotToken struct {
 	File  string
 	Value string
@@ -144,7 +159,9 @@ type RobotToken struct {
 
 	mu     sync.Mutex
 	warned bool
-	kept   *Token // from a pipe, which can be read only once
+	kept   *Token      // from a pipe, which can be read only once
+	shown  string      // the token that was given last
+	seen   os.FileInfo // of the file when it held the token that was given last
 }
 
 // SubjectToken implements Secret.
@@ -172,5 +189,35 @@ func (r *RobotToken) SubjectToken(context.Context) (token, tokenType string, err
 	if info, err := os.Stat(r.File); err == nil && !info.Mode().IsRegular() {
 		r.kept = &t
 	}
+	r.shown = t.Token
 	return t.Token, t.Type(), nil
+}
+
+// Changed implements Replaceable. It is cheap while the file stays as it is. A file
+// that is missing or holds no token has not changed: it is being replaced.
+func (r *RobotToken) Changed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.File == "" || r.kept != nil || r.shown == "" {
+		return false
+	}
+	info, err := os.Stat(r.File)
+	if err != nil || r.seen != nil && os.SameFile(info, r.seen) && info.ModTime().Equal(r.seen.ModTime()) && info.Size() == r.seen.Size() {
+		return false
+	}
+	t, _, err := ReadTokenFile(r.File)
+	if err != nil {
+		return false
+	}
+	if t.Token == r.shown {
+		r.seen = info
+	}
+	return t.Token != r.shown
+}
+
+// Provided implements Replaceable: a file that is a symbolic link, as those of a
+// Secret's volume in a pod are, is not somebody's at a shell.
+func (r *RobotToken) Provided() bool {
+	info, err := os.Lstat(r.File)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }

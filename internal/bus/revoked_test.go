@@ -42,6 +42,9 @@ func TestAskRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if _, err := served.RTT(ctx); err != nil { // the server knows now who serves
+		t.Fatal(err)
+	}
 	got, err := proxy.AskRevoked(ctx, "near", asked)
 	if diff := cmp.Diff([]bus.Credential{asked[0], asked[2]}, got); err != nil || diff != "" {
 		t.Error(err, diff)

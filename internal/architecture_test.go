@@ -16,7 +16,7 @@ import (
 // in a directory below one of these belongs to the same. Imports go down, or
 // sideways up to layer 2. ARCHITECTURE.md tells what each package is for.
 var layers = map[string]int{
-	"wire": 0, "limit": 0, "policy": 0, "identity": 0, "config": 0, "archive": 0, "role": 0, "joinstring": 0, "workload": 0, "controlplane": 0, "access": 0, "orders": 0, "copybuffer": 0, "secretfile": 0, "headroom": 0, "kubeurl": 0,
+	"wire": 0, "limit": 0, "policy": 0, "identity": 0, "config": 0, "archive": 0, "role": 0, "joinstring": 0, "workload": 0, "controlplane": 0, "access": 0, "orders": 0, "copybuffer": 0, "secretfile": 0, "wholefile": 0, "headroom": 0, "kubeurl": 0,
 	"assertion": 0, "kubeauth": 0, "kubestatus": 0, "kubeconfig": 0,
 	"pipe": 1, "stream": 1, "observe": 1, "uplink": 1, "reach": 1, "api": 1, "webconn": 1, "audit": 1, "oidc": 1,
 	"bus": 2, "relay": 2, "registry": 2, "enroll": 2, "party": 2, "login": 2, "impersonate": 2,

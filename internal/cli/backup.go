@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -19,6 +17,7 @@ import (
 	"postern.dev/postern/internal/archive"
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/hub"
+	"postern.dev/postern/internal/wholefile"
 )
 
 const (
@@ -137,14 +136,11 @@ func writeBackup(name string, replace bool, keys archive.Keys, save func(io.Writ
 	if _, err := os.Lstat(name); err == nil && !replace {
 		return 0, &command.UsageError{Err: fmt.Errorf("%s exists; choose another file, or replace it with --force", name)}
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".postern-backup-*") // mode 0600
+	f, err := wholefile.New(name)
 	if err != nil {
 		return fail(err)
 	}
-	defer func() {
-		_ = f.Close()
-		_ = os.Remove(f.Name()) // fails when it is in its place
-	}()
+	defer f.Discard()
 	check, end := checking()
 	sealed, err := archive.Seal(f, keys)
 	if err != nil {
@@ -155,18 +151,13 @@ func writeBackup(name string, replace bool, keys archive.Keys, save func(io.Writ
 	if err := errors.Join(err, end(err)); err != nil {
 		return 0, err
 	}
-	if err := errors.Join(sealed.Close(), f.Sync()); err != nil {
+	if err := sealed.Close(); err != nil {
 		return fail(err)
 	}
 	if size, err = f.Seek(0, io.SeekEnd); err != nil {
 		return fail(err)
 	}
-	if replace {
-		err = os.Rename(f.Name(), name)
-	} else if err = os.Link(f.Name(), name); err != nil && !errors.Is(err, fs.ErrExist) {
-		err = os.Rename(f.Name(), name) // a file system without hard links
-	}
-	if err != nil {
+	if err := f.Commit(replace); err != nil {
 		return fail(err)
 	}
 	return size, nil

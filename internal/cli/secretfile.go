@@ -2,20 +2,18 @@ package cli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
+
+	"postern.dev/postern/internal/wholefile"
 )
 
 // secretFile is a file that appears whole, readable by its owner only, or not at
 // all.
 type secretFile struct {
-	path    string
 	replace bool
-	tmp     *os.File // beside path; nil when path is written directly
-	direct  *os.File // a pipe or a device
+	whole   *wholefile.File
+	direct  *os.File // a pipe or a device, in the place of whole
 }
 
 // newSecretFile prepares a file at path. Unless replace is set, an existing one
@@ -29,13 +27,13 @@ func newSecretFile(path string, replace bool) (*secretFile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("write secret: %w", err)
 		}
-		return &secretFile{path: path, direct: f}, nil
+		return &secretFile{direct: f}, nil
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".postern-token-*") // mode 0600
+	f, err := wholefile.New(path)
 	if err != nil {
 		return nil, fmt.Errorf("write secret: %w", err)
 	}
-	return &secretFile{path: path, replace: replace, tmp: tmp}, nil
+	return &secretFile{replace: replace, whole: f}, nil
 }
 
 // commit writes v as JSON and puts the file into its place.
@@ -53,27 +51,15 @@ func (s *secretFile) commitText(text string) error {
 }
 
 func (s *secretFile) commitWith(write func(*os.File) error) error {
-	f := s.tmp
 	if s.direct != nil {
-		f = s.direct
-	}
-	if err := write(f); err != nil {
-		return fmt.Errorf("write secret: %w", err)
-	}
-	if s.direct != nil {
+		if err := write(s.direct); err != nil {
+			return fmt.Errorf("write secret: %w", err)
+		}
 		return nil
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("write secret: %w", err)
-	}
-	var err error
-	if s.replace {
-		err = os.Rename(f.Name(), s.path)
-	} else {
-		err = os.Link(f.Name(), s.path) // fails if somebody made the file meanwhile
-		if err != nil && !errors.Is(err, fs.ErrExist) && !regularFileExists(s.path) {
-			err = os.Rename(f.Name(), s.path) // a file system without hard links
-		}
+	err := write(s.whole.File)
+	if err == nil {
+		err = s.whole.Commit(s.replace)
 	}
 	if err != nil {
 		return fmt.Errorf("write secret: %w", err)
@@ -87,8 +73,7 @@ func (s *secretFile) discard() {
 		_ = s.direct.Close()
 		return
 	}
-	_ = s.tmp.Close()
-	_ = os.Remove(s.tmp.Name())
+	s.whole.Discard()
 }
 
 // regularFileExists reports whether there is a file at path, and not a pipe, a

@@ -15,6 +15,7 @@ import (
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/joinstring"
+	"postern.dev/postern/internal/wholefile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -151,7 +152,10 @@ func (j *Joining) makeKey(name string) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(name, b, false)
+	if err := wholefile.Create(name, b, 0o600); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil // another replica made one
 }
 
 // keep writes down that the agent has joined.
@@ -159,7 +163,7 @@ func (j *Joining) keep(m joinstring.Membership) error {
 	name := filepath.Join(j.Dir, joinstring.MembershipFile)
 	b, err := json.MarshalIndent(m, "", "  ")
 	if err == nil {
-		err = writeFile(name, append(b, '\n'), true)
+		err = wholefile.Replace(name, append(b, '\n'), 0o600)
 	}
 	if err != nil {
 		return badState(name, err)
@@ -185,7 +189,7 @@ func (j *Joining) settle(member joinstring.Membership) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(j.Dir)
+		err = wholefile.SyncDir(j.Dir)
 	}
 	if err != nil {
 		return badState(name, err)
@@ -196,42 +200,6 @@ func (j *Joining) settle(member joinstring.Membership) error {
 func badState(name string, err error) error {
 	return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the agent's state %s cannot be used: %s", name, plain(err)).WithCause(err).
 		WithHint("--state names a directory of this agent alone, which the user that runs it may write")
-}
-
-// writeFile makes a file that has all of b or does not exist, readable by its
-// owner only. Unless replace is set, one that is there already stays.
-func writeFile(name string, b []byte, replace bool) error {
-	dir := filepath.Dir(name)
-	tmp, err := os.CreateTemp(dir, ".postern-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(b)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if !replace {
-		err := os.Link(tmp.Name(), name)
-		if err == nil || errors.Is(err, fs.ErrExist) {
-			return syncDir(dir)
-		}
-		// A file system without hard links.
-	}
-	if err := os.Rename(tmp.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory durable, where the system can.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	_ = d.Sync() // some file systems cannot, and need not
-	return d.Close()
 }
 
 // Learn keeps the hub's authorities, by which an agent that joined with a pin
@@ -245,7 +213,7 @@ func (j *Joining) Learn(authorities []byte) {
 	if old, err := os.ReadFile(name); err == nil && bytes.Equal(old, authorities) {
 		return
 	}
-	if err := writeFile(name, authorities, true); err != nil {
+	if err := wholefile.Replace(name, authorities, 0o600); err != nil {
 		j.Log.Warn("the hub's authorities are not kept; after they have changed, this agent needs the new CA to start", "file", name, "error", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"postern.dev/postern/internal/bus/embedded"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/wholefile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -59,7 +60,7 @@ func newAuditLog(
 	if err := os.Mkdir(heads.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fileError(heads.dir, err)
 	}
-	removeLeftovers(heads.dir)
+	wholefile.Tidy(heads.dir)
 	l := &auditLog{journal: journal, signer: signer, log: log, readers: make(map[string]int)}
 	l.Keeper = audit.NewKeeper(audit.KeeperConfig{Journal: journal, Heads: heads, Signer: signer, Metrics: metrics, Log: log})
 	l.flood, l.streams = audit.NewFlood(l.Keeper, nil), audit.NewStreams(l.Keeper, openAfter)

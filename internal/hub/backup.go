@@ -16,6 +16,7 @@ import (
 
 	"postern.dev/postern/internal/archive"
 	"postern.dev/postern/internal/bus/embedded"
+	"postern.dev/postern/internal/wholefile"
 )
 
 // The streams whose order in a backup matters.
@@ -110,7 +111,7 @@ func (s *State) files() ([]savedFile, error) {
 			return err
 		case d.IsDir() && (name == busDir || busCopies.MatchString(name) || strings.HasPrefix(d.Name(), ".") && name != "." || name == "lost+found"):
 			return fs.SkipDir
-		case !d.Type().IsRegular() || isLeftover(d.Name()) || name == stateFile || slices.Contains(s.record.Remove, rel):
+		case !d.Type().IsRegular() || wholefile.IsLeftover(d.Name()) || name == stateFile || slices.Contains(s.record.Remove, rel):
 			return nil
 		}
 		_, known := s.record.Files[rel]

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wholefile"
 )
 
 // The files of a state directory. Beside them stand the directory keysDir, with
@@ -162,7 +163,7 @@ func (s *State) readRecord() (found bool, err error) {
 			return false, fileError(s.dir, err)
 		}
 		for _, e := range entries {
-			if e.Name() != "lost+found" && !isLeftover(e.Name()) { // an empty file system has lost+found
+			if e.Name() != "lost+found" && !wholefile.IsLeftover(e.Name()) { // an empty file system has lost+found
 				return false, stateError(ErrStateForeign, s.dir, "it holds %q and no %s", e.Name(), stateFile)
 			}
 		}
@@ -286,7 +287,7 @@ func (s *State) load(o StateOptions) error {
 	if err := s.loadAdmin(o.Log); err != nil {
 		return err
 	}
-	removeLeftovers(s.dir, s.Path(keysDir))
+	wholefile.Tidy(s.dir, s.Path(keysDir))
 	s.removeStrayStores()
 	if err := s.removeReplaced(); err != nil {
 		return err

@@ -7,10 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wholefile"
 )
 
 // Why a state directory cannot be used.
@@ -148,56 +148,11 @@ func (s *State) writeRecord() error {
 	return writeFile(s.Path(stateFile), append(b, '\n'))
 }
 
-// leftoverPrefix begins the names of files that are being written.
-const leftoverPrefix = ".postern-new-"
-
-// isLeftover reports whether a file is one whose writing was cut off.
-func isLeftover(name string) bool { return strings.HasPrefix(name, leftoverPrefix) }
-
-// removeLeftovers tidies up after a writing that was cut off. They do no harm,
-// so neither does a failure.
-func removeLeftovers(dirs ...string) {
-	for _, dir := range dirs {
-		entries, _ := os.ReadDir(dir)
-		for _, e := range entries {
-			if isLeftover(e.Name()) {
-				_ = os.Remove(filepath.Join(dir, e.Name()))
-			}
-		}
-	}
-}
-
 // writeFile puts a private file in place, whole or not at all, also if the
 // machine loses power.
-func writeFile(name string, b []byte) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, leftoverPrefix+"*") // mode 0600
-	if err != nil {
+func writeFile(name string, b []byte) error {
+	if err := wholefile.Replace(name, b, 0o600); err != nil {
 		return fileError(name, err)
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			_ = os.Remove(f.Name())
-			err = fileError(name, err)
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }

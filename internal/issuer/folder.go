@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"postern.dev/postern/internal/wholefile"
 )
 
 // Keys is where an issuer's keys are kept.
@@ -183,7 +185,10 @@ func (f *Folder) Change(change func(*Ring) (bool, error)) (Ring, error) {
 	if err != nil {
 		return Ring{}, fmt.Errorf("encode signing keys: %w", err)
 	}
-	return r, writeFile(f.file(), append(b, '\n'))
+	if err := wholefile.Replace(f.file(), append(b, '\n'), 0o600); err != nil {
+		return Ring{}, fmt.Errorf("write signing keys: %w", err)
+	}
+	return r, nil
 }
 
 // Stamp implements Keys.
@@ -305,36 +310,4 @@ func readFile(name string, own bool) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w: it is longer than %d bytes", name, ErrCorrupt, maxFile)
 	}
 	return b, nil
-}
-
-// writeFile puts a private file in place, whole or not at all, also if the machine
-// loses power.
-func writeFile(name string, b []byte) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, ".postern-new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write signing keys: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("write signing keys: %w", err)
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"postern.dev/postern/internal/wholefile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -99,30 +100,10 @@ func Change(ctx context.Context, path string, f func([]byte) ([]byte, error)) er
 	if old != nil && bytes.Equal(old, changed) {
 		return nil
 	}
-	if err := write(target, changed, mode); err != nil {
+	if err := wholefile.Replace(target, changed, mode); err != nil {
 		return fileFailure(path, err)
 	}
 	return nil
-}
-
-// write puts a file in place, whole or not at all.
-func write(path string, b []byte, mode fs.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".postern-new-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }
 
 // lock takes the lock of a kubeconfig file as kubectl does: a file beside it that only

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 
+	"postern.dev/postern/internal/wholefile"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -81,17 +82,7 @@ func (s *Store) read(name string, private bool) ([]byte, error) {
 // write puts a private file in place, whole or not at all.
 func (s *Store) write(name string, b []byte) error {
 	path := filepath.Join(s.dir, name)
-	f, err := os.CreateTemp(s.dir, ".postern-new-*") // mode 0600
-	if err != nil {
-		return storeFailure(path, err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
+	if err := wholefile.Replace(path, b, 0o600); err != nil {
 		return storeFailure(path, err)
 	}
 	return nil

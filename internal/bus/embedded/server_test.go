@@ -113,6 +113,12 @@ func TestKV(t *testing.T) {
 func TestRestartKeepsTheStore(t *testing.T) {
 	c, seeds := newConfig(t)
 	const secret = "a value that must not be readable on disk"
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, ".postern-new-1"), []byte("a first start that was cut off"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s := start(t, c, seeds)
 	if _, err := openKV(t, s).Create(t.Context(), "org.acme", []byte(secret)); err != nil {
 		t.Fatal(err)

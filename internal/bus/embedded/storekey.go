@@ -1,7 +1,6 @@
 package embedded
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"postern.dev/postern/internal/wholefile"
 )
 
 // Errors of Start about the store directory.
@@ -52,6 +53,7 @@ func checkKey(dir string, key []byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the bus's store: %w", err)
 	}
+	wholefile.Tidy(dir) // a first start that was cut off
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("read the bus's store: %w", err)
@@ -61,7 +63,10 @@ func checkKey(dir string, key []byte) error {
 	}
 	salt := make([]byte, saltLen)
 	_, _ = rand.Read(salt) // never fails: see crypto/rand
-	return writeSynced(name, append(salt, keySum(key, salt)...))
+	if err := wholefile.Replace(name, append(salt, keySum(key, salt)...), 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
 }
 
 func keySum(key, salt []byte) []byte {
@@ -69,26 +74,4 @@ func keySum(key, salt []byte) []byte {
 	h.Write([]byte(checkInfo))
 	h.Write(salt)
 	return h.Sum(nil)
-}
-
-// writeSynced writes a file so that it is whole after a crash, or not there.
-func writeSynced(name string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = bytes.NewReader(data).WriteTo(f)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
 }

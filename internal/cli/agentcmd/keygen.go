@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wholefile"
 )
 
 // newKeygen returns the command that makes a key pair. It needs no hub, so that the
@@ -71,44 +71,19 @@ func keygen(w command.World, file, kind string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if err := writeWhole(file, private, 0o600, force); err != nil {
-		return err
+	put := wholefile.Create // one that somebody makes meanwhile is left alone
+	if force {
+		put = wholefile.Replace
 	}
-	if err := writeWhole(public, key.Public().PEM(), 0o644, force); err != nil {
-		return err
+	if err := put(file, private, 0o600); err != nil {
+		return fmt.Errorf("write key: %w", err)
+	}
+	if err := put(public, key.Public().PEM(), 0o644); err != nil {
+		return fmt.Errorf("write key: %w", err)
 	}
 	fmt.Fprintf(w.Stderr, "private key (%s) written to %s, public key %s to %s\n", key.Public().Kind(), file, key.Public().ID(), public)
 	if _, err := w.Stdout.Write(key.Public().PEM()); err != nil {
 		return fmt.Errorf("write output: %w", err)
-	}
-	return nil
-}
-
-// writeWhole makes a file that has all of b or does not exist. Unless replace is
-// set, one that somebody made meanwhile is left alone.
-func writeWhole(name string, b []byte, mode fs.FileMode, replace bool) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".postern-key-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	defer func() { _ = os.Remove(tmp.Name()) }()
-	_, err = tmp.Write(b)
-	if err := errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	if !replace {
-		err = os.Link(tmp.Name(), name)
-		if err == nil || errors.Is(err, fs.ErrExist) {
-			return wrapped(err)
-		}
-		// A file system without hard links.
-	}
-	return wrapped(os.Rename(tmp.Name(), name))
-}
-
-func wrapped(err error) error {
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
 	}
 	return nil
 }

@@ -284,6 +284,7 @@ func TestAttackLyingAgent(t *testing.T) {
 	}{
 		"garbage":             {"SSH-2.0-x\r\n\r\n", 502},
 		"unasked upgrade":     {"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", 502},
+		"upgrade to nothing":  {"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502},
 		"huge header":         {"HTTP/1.1 200 OK\r\nX-A: " + strings.Repeat("a", 2*maxFields) + "\r\n\r\n", 502},
 		"two lengths":         {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 502},
 		"endless hints":       {strings.Repeat("HTTP/1.1 103 Early Hints\r\nX-A: "+strings.Repeat("b", 1000)+"\r\n\r\n", 2000), 0},

@@ -6,7 +6,7 @@
 // is to see; the Hub says which organization is meant and whether access grants let
 // the caller in; limits say whether there is room. Then the hub gives its word for
 // this one request (package assertion), and the request goes to the agent over a
-// stream that was opened before: one http.Transport for each cluster, whose
+// stream that was opened before: one exchange.Client for each cluster, whose
 // connections are streams. The agent verifies, judges by itself, and asks its API
 // server with its own service account in the caller's name. So no credential of the
 // cluster leaves it, and none of the caller's gets there.

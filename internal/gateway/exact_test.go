@@ -76,9 +76,9 @@ func echo(seen chan<- arrived) http.HandlerFunc {
 	}
 }
 
-// exchange sends a request as it stands there, and returns the answer, informational
+// converse sends a request as it stands there, and returns the answer, informational
 // ones too.
-func exchange(t *testing.T, conn net.Conn, in *bufio.Reader, text string) (res *http.Response, body string, hints []int) {
+func converse(t *testing.T, conn net.Conn, in *bufio.Reader, text string) (res *http.Response, body string, hints []int) {
 	t.Helper()
 	method, _, _ := strings.Cut(text, " ")
 	head, rest, waits := text, "", false
@@ -158,10 +158,10 @@ func TestExact(t *testing.T) {
 	farIn := bufio.NewReader(far)
 	for _, text := range tests {
 		name := text[:min(len(text), 70)]
-		res1, body1, hints1 := exchange(t, far, farIn, strings.Replace(text, "@", "", 1))
+		res1, body1, hints1 := converse(t, far, farIn, strings.Replace(text, "@", "", 1))
 		want := <-seen
 		authorized := strings.Replace(text, "\r\n", "\r\nAuthorization: Bearer token-of-ann\r\n", 1)
-		res2, body2, hints2 := exchange(t, near, nearIn, strings.Replace(authorized, "@", "/plant", 1))
+		res2, body2, hints2 := converse(t, near, nearIn, strings.Replace(authorized, "@", "/plant", 1))
 		if res2.StatusCode >= 400 {
 			t.Errorf("%q: %s %.200s", name, res2.Status, body2)
 			continue

@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/http/httputil"
 	"sync"
 	"time"
 
 	"postern.dev/postern/internal/assertion"
 	"postern.dev/postern/internal/copybuffer"
+	"postern.dev/postern/internal/exchange"
 	"postern.dev/postern/internal/kubeauth"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/wire"
@@ -58,7 +58,7 @@ type clusters struct {
 type clusterKey struct{ organization, agent string }
 
 type cluster struct {
-	*http.Transport
+	*exchange.Client
 	used  time.Time
 	users int
 }
@@ -76,15 +76,14 @@ func (s *clusters) take(key clusterKey) *cluster {
 		s.looked = now
 		for k, c := range s.all {
 			if c.users == 0 && now.Sub(c.used) > forgetCluster {
-				c.CloseIdleConnections()
+				c.Close()
 				delete(s.all, k)
 			}
 		}
 	}
 	c := s.all[key]
 	if c == nil {
-		c = &cluster{}
-		c.Transport = s.transport(key)
+		c = &cluster{Client: s.client(key)}
 		s.all[key] = c
 	}
 	c.users++
@@ -98,29 +97,19 @@ func (s *clusters) give(c *cluster) {
 	c.used = time.Now()
 }
 
-// transport returns the way to one cluster. A connection of it is a stream.
-func (s *clusters) transport(key clusterKey) *http.Transport {
-	var t *http.Transport
-	t = &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+// client returns what sends requests to one cluster. A connection of it is a stream.
+func (s *clusters) client(key clusterKey) *exchange.Client {
+	return exchange.New(exchange.Config{
+		Dial: func(ctx context.Context) (net.Conn, func(func()), error) {
 			conn, leaving, err := s.dial(ctx, key.organization, key.agent)
 			s.metrics.Dialed(err)
-			if err != nil {
-				return nil, err
+			if over, ok := conn.(assertion.Bonded); ok && err == nil {
+				conn = &link{conn, over.Bond()}
 			}
-			if leaving != nil {
-				leaving(t.CloseIdleConnections)
-			}
-			if over, ok := conn.(assertion.Bonded); ok {
-				return &link{conn, over.Bond()}, nil
-			}
-			return conn, nil
+			return conn, leaving, err
 		},
-		MaxIdleConns: maxIdle, MaxIdleConnsPerHost: maxIdle, IdleConnTimeout: idleTime, ExpectContinueTimeout: continueTime,
-		MaxResponseHeaderBytes: maxFields, ReadBufferSize: readBuffer,
-		DisableCompression: true, // what the client asked for is what it gets
-	}
-	return t
+		MaxIdle: maxIdle, IdleTime: idleTime, ContinueTime: continueTime, MaxHeader: maxFields, ReadBuffer: readBuffer,
+	})
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -135,11 +124,9 @@ func (s *clusters) send(key clusterKey, r *http.Request, word *assertion.Word) (
 	way := s.take(key)
 	defer s.give(way)
 	var bond *assertion.Bond // of the last connection that was tried
-	// The transport reads the request's fields after this, and only one connection at a
-	// time does.
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
+	answer, err := way.Send(r, func(conn net.Conn) {
 		bond = nil
-		if l, ok := info.Conn.(*link); ok {
+		if l, ok := conn.(*link); ok {
 			bond = l.bond
 		}
 		text, err := word.Over(bond)
@@ -148,8 +135,7 @@ func (s *clusters) send(key clusterKey, r *http.Request, word *assertion.Word) (
 			return
 		}
 		r.Header[assertion.Header] = []string{text}
-	}}
-	answer, err := way.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	})
 	if err == nil {
 		bond.Heard(answer.Header[assertion.HeaderBond])
 	}
@@ -165,6 +151,12 @@ type link struct {
 // CloseWrite ends the writing direction, if the connection can.
 func (l *link) CloseWrite() error { return closeWrite(l.Conn) }
 
+// Quiet implements exchange.Quieter.
+func (l *link) Quiet(left time.Duration) bool {
+	q, ok := l.Conn.(exchange.Quieter)
+	return !ok || q.Quiet(left)
+}
+
 func closeWrite(c net.Conn) error {
 	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -177,7 +169,7 @@ func (s *clusters) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, c := range s.all {
-		c.CloseIdleConnections()
+		c.Close()
 		delete(s.all, key)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/assertion"
+	"postern.dev/postern/internal/exchange"
 	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/pipe"
@@ -206,6 +207,12 @@ func (s bonded) Bond() *assertion.Bond {
 		return assertion.BondOf(over.Pipe())
 	}
 	return nil
+}
+
+// Quiet implements exchange.Quieter.
+func (s bonded) Quiet(left time.Duration) bool {
+	q, ok := s.Stream.(exchange.Quieter)
+	return !ok || q.Quiet(left)
 }
 
 // names returns the organizations that the hub serves.

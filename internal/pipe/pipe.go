@@ -179,6 +179,25 @@ func (p *Pipe) Poll() error {
 	}
 }
 
+// Quiet reports whether a pipe that nobody has read for a time is sound, without
+// waiting: no frame has come, but for signs of life, and of those at least one, if it
+// was left for longer than they take.
+func (p *Pipe) Quiet(left time.Duration) bool {
+	if p.c.raw == nil || p.Dead() != nil { // one cannot look at what is no socket
+		return p.Dead() == nil
+	}
+	before := p.c.arrivals.Load()
+	p.c.polling = true
+	_, err := p.Next()
+	p.c.polling = false
+	var wb errWouldBlock
+	if err == nil {
+		p.Unread()
+		return false
+	}
+	return errors.As(err, &wb) && (left < SilentBeats*BeatInterval || p.c.arrivals.Load() != before)
+}
+
 func always() bool { return true }
 
 // Ping sends an echo over an idle pipe and waits for its return: the proof that

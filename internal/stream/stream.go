@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/pipe"
@@ -95,6 +96,16 @@ func (s *Stream) pace(n int) {
 // Alive reports whether the stream may still move bytes; it implements
 // limit.Living.
 func (s *Stream) Alive() bool { return !s.closed.Load() && s.p.Dead() == nil }
+
+// Quiet reports whether a stream that nobody has read for a time may still move bytes,
+// and nothing has come: no bytes, and no end. It does not wait.
+func (s *Stream) Quiet(left time.Duration) bool {
+	if !s.Alive() || !s.rmu.TryLock() {
+		return false
+	}
+	defer s.rmu.Unlock()
+	return s.rest == 0 && s.readErr == nil && s.p.Quiet(left)
+}
 
 // ID returns the stream's ID, for logs and audit.
 func (s *Stream) ID() wire.StreamID { return s.id }

@@ -164,6 +164,7 @@ func sampleLists(ctx context.Context, s sampler) error {
 func sampleGets(ctx context.Context, s sampler) error {
 	api := s.world.api
 	var times []float64
+	cpu := s.cpuTimes()
 	for start := time.Now(); time.Since(start) < s.opts.sample; {
 		begin := time.Now()
 		if err := api.fetch(ctx, api.client, pathPod, false); err != nil {
@@ -171,23 +172,38 @@ func sampleGets(ctx context.Context, s sampler) error {
 		}
 		times = append(times, float64(time.Since(begin))/float64(time.Millisecond))
 	}
+	s.recordCost(mCPUGet, cpu, len(times))
 	slices.Sort(times)
 	s.record(mGetP50, percentile(times, 0.50))
 	s.record(mGetP99, percentile(times, 0.99))
+	cpu = s.cpuTimes()
 	n, took, err := together(50, s.opts.sample, func() error {
 		client := api.newClient()
 		defer client.CloseIdleConnections()
 		return api.fetch(ctx, client, pathFew, false)
 	})
+	s.recordCost(mCPUOwn, cpu, int(n))
 	s.record(mKubectls, float64(n)/took.Seconds())
 	return err
 }
 
 // sampleExecs upgrades connections, a hundred at once.
 func sampleExecs(ctx context.Context, s sampler) error {
+	cpu := s.cpuTimes()
 	n, took, err := together(100, s.opts.sample, func() error { return s.world.api.exec(ctx) })
+	s.recordCost(mCPUExec, cpu, int(n))
 	s.record(mExecs, float64(n)/took.Seconds())
 	return err
+}
+
+// recordCost records the processor time of each process since before, of one of n
+// requests. The reference's processes are not asked for: its server is the target.
+func (s sampler) recordCost(metric string, before []float64, n int) {
+	for i, now := range s.cpuTimes() {
+		if s.world.procs[i].name != "api" {
+			s.record(s.ofProcess(metric, i), (now-before[i])/float64(n)*1e6)
+		}
+	}
 }
 
 // together has workers do something again and again for a while, and returns how

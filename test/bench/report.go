@@ -65,7 +65,7 @@ func unitOf(name string) unit {
 		return unit{"×", 2}
 	case mCPUDown, mCPUUp:
 		return unit{"s/GB", 2}
-	case mCPUOpen:
+	case mCPUOpen, mCPUGet, mCPUOwn, mCPUExec:
 		return unit{"µs", 0}
 	case mIdle, mWatching:
 		return unit{"KiB", 1}

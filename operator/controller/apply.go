@@ -38,35 +38,37 @@ func (e *foreignError) Error() string {
 }
 
 // apply brings what a Proxy needs into being. What others have set it leaves, and returns what that is.
-func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, all []client.Object) (*problem, error) {
+// It returns which version of the password's Secret there is afterwards.
+func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, all []client.Object) (trouble *problem, secret string, err error) {
 	for _, o := range all {
 		if err := r.mine(ctx, p, o); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
 	var foreign []string
-	if err := r.secret(ctx, p, ca); err != nil {
+	secret, err = r.secret(ctx, p, ca)
+	if err != nil {
 		f, ok := errors.AsType[*foreignError](err)
 		if !ok {
-			return nil, err
+			return nil, "", err
 		}
 		foreign = append(foreign, f.Error())
 	}
 	for _, o := range all {
-		err := r.applyOne(ctx, o)
+		_, err := r.applyOne(ctx, o)
 		if f, ok := errors.AsType[*foreignError](err); ok {
 			foreign = append(foreign, f.Error())
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
 	if len(foreign) > 0 {
 		return &problem{ReasonFieldsOfOthers, "The operator leaves alone what others have set: " + strings.Join(foreign, "; ") +
-			". Delete the object, and the operator makes it again as it should be."}, nil
+			". Delete the object, and the operator makes it again as it should be."}, secret, nil
 	}
-	return nil, nil //nolint:nilnil // nothing is wrong
+	return nil, secret, nil
 }
 
 // mine makes sure that an object is not there, or is this Proxy's.
@@ -95,14 +97,16 @@ func notMine(p v1alpha1.Object, there metav1.Object, name string) *takenError {
 	if c := metav1.GetControllerOf(there); c != nil {
 		owner = fmt.Sprintf("it belongs to %s %s (%s)", c.Kind, c.Name, c.APIVersion)
 	}
-	return &takenError{problem{ReasonNameTaken, fmt.Sprintf("The operator needs the name of %s, and %s. Give the Proxy another name, or remove that object.", name, owner)}}
+	return &takenError{problem{ReasonNameTaken, fmt.Sprintf("Proxy %s/%s (%s) needs the name of %s, and %s. Give the Proxy another name, or remove that object.",
+		p.GetNamespace(), p.GetName(), p.GetObjectKind().GroupVersionKind().Group, name, owner)}}
 }
 
-// applyOne applies an object. Replicas that an autoscaler or a person has set stay theirs.
-func (r *Reconciler) applyOne(ctx context.Context, o client.Object) error {
+// applyOne applies an object and returns the version that it has then. Replicas that an autoscaler
+// or a person has set stay theirs.
+func (r *Reconciler) applyOne(ctx context.Context, o client.Object) (version string, err error) {
 	u, err := configuration(o)
 	if err != nil {
-		return err
+		return "", err
 	}
 	err = r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(FieldManager))
 	foreign := conflicts(o, err)
@@ -113,11 +117,11 @@ func (r *Reconciler) applyOne(ctx context.Context, o client.Object) error {
 	}
 	switch {
 	case foreign != nil:
-		return foreign
+		return "", foreign
 	case err != nil:
-		return fmt.Errorf("apply %s: %w", title(o), err)
+		return "", fmt.Errorf("apply %s: %w", title(o), err)
 	default:
-		return nil
+		return u.GetResourceVersion(), nil
 	}
 }
 

@@ -54,6 +54,7 @@ type facts struct {
 	problem *problem       // so that the hub was not asked
 	asked   error          // of asking the hub; nil: agent is its answer
 	agent   presence.Agent // as the hub sees it
+	applied bool           // what the operator makes is there
 	ready   int32          // pods of the proxy
 	why     string         // no pod is ready; may be empty
 	foreign *problem       // fields that others have set
@@ -76,6 +77,9 @@ func judge(before v1alpha1.ProxyStatus, generation int64, f facts) v1alpha1.Prox
 	applied := metav1.Condition{
 		Type: ConditionApplied, Status: metav1.ConditionTrue, Reason: ReasonApplied, Message: "All that the operator makes is as it wants it.",
 		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(f.now),
+	}
+	if !f.applied && f.problem != nil {
+		applied.Status, applied.Reason, applied.Message = metav1.ConditionFalse, f.problem.reason, f.problem.message
 	}
 	if f.foreign != nil {
 		applied.Status, applied.Reason, applied.Message = metav1.ConditionFalse, f.foreign.reason, f.foreign.message

@@ -77,6 +77,7 @@ type memory struct {
 	dirty   bool      // something that was made for it has changed
 	applied string    // digest of what was applied last
 	at      time.Time // when
+	secret  string    // version of the password's Secret then
 	foreign *problem  // what came of it
 	token   [sha256.Size]byte
 	looks   int // that found the same
@@ -173,6 +174,7 @@ func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error)
 	if f.foreign, f.problem, err = r.bring(ctx, p, f.where); err != nil || f.problem != nil {
 		return f, err
 	}
+	f.applied = true
 	if f.ready, f.why, err = r.pods(ctx, p); err != nil {
 		return f, err
 	}
@@ -201,12 +203,15 @@ func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (forei
 	r.mu.Lock()
 	done := m.applied == sum && !m.dirty && r.now().Sub(m.at) < reapply
 	foreign = m.foreign
+	secret := m.secret
 	m.dirty = false // what changes from here on is seen next time
 	r.mu.Unlock()
 	if done {
-		return foreign, nil, nil
+		if done, err = r.keeps(ctx, p, secret); err != nil || done {
+			return foreign, nil, err
+		}
 	}
-	foreign, err = r.apply(ctx, p, h.CA, all)
+	foreign, secret, err = r.apply(ctx, p, h.CA, all)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
@@ -219,7 +224,7 @@ func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (forei
 		}
 		return nil, nil, err
 	}
-	m.applied, m.at, m.foreign = sum, r.now(), foreign
+	m.applied, m.at, m.foreign, m.secret = sum, r.now(), foreign, secret
 	return foreign, nil, nil
 }
 

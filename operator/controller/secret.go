@@ -9,6 +9,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"postern.dev/postern/operator/api/v1alpha1"
@@ -19,24 +20,25 @@ import (
 const passwordCost = bcrypt.MinCost
 
 // secret makes sure that the Secret of a Proxy's proxy is there: a password for pods, a credentials
-// file with its hash, in which the user name is the agent's, and the hub's CA.
-func (r *Reconciler) secret(ctx context.Context, p v1alpha1.Object, ca string) error {
+// file with its hash, in which the user name is the agent's, and the hub's CA. It returns which
+// version of it there is then.
+func (r *Reconciler) secret(ctx context.Context, p v1alpha1.Object, ca string) (version string, err error) {
 	wanted := &corev1.Secret{TypeMeta: typeMeta("v1", "Secret"), ObjectMeta: objectMeta(p), Type: corev1.SecretTypeOpaque}
 	var there corev1.Secret
-	err := r.Direct.Get(ctx, client.ObjectKeyFromObject(wanted), &there)
+	err = r.Direct.Get(ctx, client.ObjectKeyFromObject(wanted), &there)
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("read the Secret of the proxy's password: %w", err)
+		return "", fmt.Errorf("read the Secret of the proxy's password: %w", err)
 	}
 	if err == nil {
 		if taken := notMine(p, &there, title(wanted)); taken != nil {
-			return taken
+			return "", taken
 		}
 	}
 	password, line := there.Data[keyPassword], there.Data[keyCredentials]
 	if hash, ok := bytes.CutPrefix(line, []byte("*:")); !ok || len(password) == 0 || bcrypt.CompareHashAndPassword(hash, password) != nil {
 		password = []byte(rand.Text())
 		if hash, err = bcrypt.GenerateFromPassword(password, passwordCost); err != nil {
-			return fmt.Errorf("hash the proxy's password: %w", err)
+			return "", fmt.Errorf("hash the proxy's password: %w", err)
 		}
 		line = append([]byte("*:"), hash...)
 	}
@@ -44,7 +46,24 @@ func (r *Reconciler) secret(ctx context.Context, p v1alpha1.Object, ca string) e
 	if ca != "" {
 		wanted.Data[keyCA] = []byte(ca)
 	}
-	return r.applyOne(ctx, wanted)
+	if version, err = r.applyOne(ctx, wanted); err != nil {
+		version = there.ResourceVersion // it stays as others have made it
+	}
+	return version, err
+}
+
+// keeps reports whether the Secret of a proxy's password is as it was left. It is looked at each
+// time, since the operator may not watch Secrets: that would be the right to read all of them.
+func (r *Reconciler) keeps(ctx context.Context, p v1alpha1.Object, version string) (bool, error) {
+	there := &metav1.PartialObjectMetadata{TypeMeta: typeMeta("v1", "Secret")}
+	err := r.Direct.Get(ctx, client.ObjectKey{Namespace: p.GetNamespace(), Name: ObjectName(p.GetName())}, there)
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for the Secret of the proxy's password: %w", err)
+	}
+	return there.ResourceVersion == version, nil
 }
 
 // token reads the robot's token of a Proxy.

@@ -108,7 +108,7 @@ func setupWebhook(mgr manager.Manager, s config.Operator, t command.Tools, all *
 		Client: direct, Log: t.Log.With("part", "certificate"),
 	}
 	own.certificate.loader = servingcert.NewLoader(cfg)
-	parts := []manager.Runnable{own.certificate.loader, all}
+	parts := []manager.Runnable{own.certificate.loader, all, all.Copier()}
 	if !s.Injection.CertManager {
 		parts = append(parts, servingcert.NewKeeper(cfg))
 	}

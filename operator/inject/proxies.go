@@ -20,7 +20,8 @@ type Proxies struct {
 	Rules selection.Rules
 	// Route says where the pods of a Proxy are pointed to. The Proxy has an agent.
 	Route func(p selection.Proxy) Route
-	// Password makes sure that a namespace has a copy of a Proxy's password.
+	// Password says why a namespace could not have a copy of a Proxy's password; nil: it can. The
+	// copy itself is made for pods that are there: a review may come from anybody.
 	Password func(ctx context.Context, p selection.Proxy, namespace string) error
 	// Keys returns the keys of a ConfigMap or Secret from which containers take variables. Errors
 	// may be those of the API server. It may be nil; then such variables are not known.

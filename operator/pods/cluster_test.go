@@ -154,8 +154,10 @@ func start(t *testing.T) *operator {
 
 // run runs the manager with the evictions until the test ends.
 func (o *operator) run(mgr manager.Manager) {
-	if err := mgr.Add(o.pods); err != nil {
-		o.t.Fatal(err)
+	for _, one := range []manager.Runnable{o.pods, o.pods.Copier()} {
+		if err := mgr.Add(one); err != nil {
+			o.t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -29,22 +29,19 @@ type copyKey struct{ route, namespace string }
 
 // Password makes sure that a namespace has a copy of a Proxy's password.
 func (p *Pods) Password(ctx context.Context, proxy selection.Proxy, namespace string) error {
-	key := copyKey{proxy.Route(), namespace}
-	p.mu.Lock()
-	fresh := time.Since(p.copied[key]) < copyTime
-	p.mu.Unlock()
-	if fresh {
+	return p.password(ctx, proxy, namespace, copyTime)
+}
+
+// password is Password, where a copy is taken to be good for some time.
+func (p *Pods) password(ctx context.Context, proxy selection.Proxy, namespace string, good time.Duration) error {
+	if p.fresh(proxy, namespace, good) {
 		return nil
 	}
-	source := &corev1.Secret{}
-	if err := p.cfg.Direct.Get(ctx, client.ObjectKey{Namespace: proxy.Namespace, Name: p.cfg.Secret(proxy.Name)}, source); err != nil {
-		return fmt.Errorf("read the proxy's password: %w", err)
+	password, err := p.source(ctx, proxy)
+	if err != nil {
+		return err
 	}
-	password := source.Data[inject.SecretKey]
-	if len(password) == 0 {
-		return fmt.Errorf("the Secret %s/%s has no key %s", source.Namespace, source.Name, inject.SecretKey)
-	}
-	if err := p.copyPassword(ctx, proxy, namespace, password); err != nil {
+	if err := p.copyPassword(ctx, proxy, namespace, password, false); err != nil {
 		return err
 	}
 	p.mu.Lock()
@@ -52,14 +49,53 @@ func (p *Pods) Password(ctx context.Context, proxy selection.Proxy, namespace st
 	if len(p.copied) >= maxCopied {
 		clear(p.copied)
 	}
-	p.copied[key] = time.Now()
+	p.copied[copyKey{proxy.Route(), namespace}] = time.Now()
 	return nil
 }
 
-func (p *Pods) copyPassword(ctx context.Context, proxy selection.Proxy, namespace string, password []byte) error {
+// MayCopy reports why a namespace could not have a copy of a Proxy's password, or returns nil. It
+// writes nothing: whoever reaches the webhook could otherwise have passwords copied where he likes.
+func (p *Pods) MayCopy(ctx context.Context, proxy selection.Proxy, namespace string) error {
+	if p.fresh(proxy, namespace, copyTime) {
+		return nil
+	}
+	password, err := p.source(ctx, proxy)
+	if err != nil {
+		return err
+	}
+	return p.copyPassword(ctx, proxy, namespace, password, true)
+}
+
+// fresh reports whether a copy was good a short time ago.
+func (p *Pods) fresh(proxy selection.Proxy, namespace string, good time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.copied[copyKey{proxy.Route(), namespace}]) < good
+}
+
+// source returns the password of a Proxy's proxy.
+func (p *Pods) source(ctx context.Context, proxy selection.Proxy) ([]byte, error) {
+	source := &corev1.Secret{}
+	if err := p.cfg.Direct.Get(ctx, client.ObjectKey{Namespace: proxy.Namespace, Name: p.cfg.Secret(proxy.Name)}, source); err != nil {
+		return nil, fmt.Errorf("read the proxy's password: %w", err)
+	}
+	password := source.Data[inject.SecretKey]
+	if len(password) == 0 {
+		return nil, fmt.Errorf("the Secret %s/%s has no key %s", source.Namespace, source.Name, inject.SecretKey)
+	}
+	return password, nil
+}
+
+// copyPassword writes a copy, or in a dry run finds out whether it could.
+func (p *Pods) copyPassword(ctx context.Context, proxy selection.Proxy, namespace string, password []byte, dry bool) error {
 	name := selection.SecretName(proxy.Key)
 	secret := &corev1.Secret{}
 	err := p.cfg.Direct.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret)
+	var created []client.CreateOption
+	var updated []client.UpdateOption
+	if dry {
+		created, updated = append(created, client.DryRunAll), append(updated, client.DryRunAll)
+	}
 	switch {
 	case apierrors.IsNotFound(err):
 		secret = &corev1.Secret{
@@ -70,7 +106,7 @@ func (p *Pods) copyPassword(ctx context.Context, proxy selection.Proxy, namespac
 			},
 			Type: corev1.SecretTypeOpaque, Data: map[string][]byte{inject.SecretKey: password},
 		}
-		err = p.cfg.Client.Create(ctx, secret)
+		err = p.cfg.Client.Create(ctx, secret, created...)
 		if apierrors.IsAlreadyExists(err) {
 			return nil // another operator made it in this moment
 		}
@@ -82,10 +118,13 @@ func (p *Pods) copyPassword(ctx context.Context, proxy selection.Proxy, namespac
 		return nil
 	default:
 		secret.Data = map[string][]byte{inject.SecretKey: password}
-		err = p.cfg.Client.Update(ctx, secret)
+		err = p.cfg.Client.Update(ctx, secret, updated...)
 	}
 	if err != nil {
 		return fmt.Errorf("write the copy of the password: %w", err)
+	}
+	if dry {
+		return nil
 	}
 	p.cfg.Log.Info("copied a proxy's password", "proxy", proxy.Route(), "namespace", namespace)
 	return nil

@@ -73,7 +73,7 @@ func New(cfg Config) *Pods {
 // Step is the webhook's step that points pods to proxies.
 func (p *Pods) Step() *inject.Proxies {
 	return &inject.Proxies{
-		List: p.Proxies, Rules: p.cfg.Rules, Password: p.Password, Keys: p.keys,
+		List: p.Proxies, Rules: p.cfg.Rules, Password: p.MayCopy, Keys: p.keys,
 		Route: func(s selection.Proxy) inject.Route {
 			return inject.Route{
 				Proxy: s.Key, Agent: s.Agent, Host: p.cfg.Host(s.Namespace, s.Name), Secret: selection.SecretName(s.Key),

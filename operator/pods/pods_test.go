@@ -1,16 +1,21 @@
 package pods
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
@@ -134,7 +139,7 @@ func (o *operator) checkInjected(route string) {
 }
 
 // TestADryRunWritesNothing asks with kubectl's --dry-run=server: the pod is shown with its proxy,
-// and no password is copied for it.
+// and no password is copied for it. A pod that is there gets one.
 func TestADryRunWritesNothing(t *testing.T) {
 	o := start(t)
 	p := o.makeProxy("office", web)
@@ -152,8 +157,31 @@ func TestADryRunWritesNothing(t *testing.T) {
 	if err := o.client.Get(t.Context(), name, &corev1.Secret{}); !apierrors.IsNotFound(err) {
 		t.Errorf("a dry run copied the password: %v", err)
 	}
+	t.Run("nor does a stranger's review", func(t *testing.T) {
+		o.t = t
+		raw, err := json.Marshal(pod)
+		o.must(err)
+		review, err := json.Marshal(admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{
+			UID: "1", Operation: admissionv1.Create, Namespace: o.namespace, Object: runtime.RawExtension{Raw: raw},
+			Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
+		}})
+		o.must(err)
+		answer, err := inject.NewWebhook(nil, slog.New(slog.DiscardHandler), inject.NamedStep{Name: "proxy", Step: o.pods.Step()}).Review(t.Context(), review)
+		if err != nil || !bytes.Contains(answer, []byte(`"patch":`)) {
+			t.Errorf("%v %s", err, answer)
+		}
+		if err := o.client.Get(t.Context(), name, &corev1.Secret{}); !apierrors.IsNotFound(err) {
+			t.Errorf("a review copied the password: %v", err)
+		}
+	})
+	o.t = t
 	o.must(o.client.Create(t.Context(), pod))
-	o.must(o.client.Get(t.Context(), name, &corev1.Secret{}))
+	o.eventually("the pod has its password", func() string {
+		if err := o.client.Get(t.Context(), name, &corev1.Secret{}); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 
 	t.Run("a Secret of somebody else's", func(t *testing.T) {
 		o.t = t

@@ -255,7 +255,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, c *call, err er
 		g.c.Log.Warn("credential refused", "method", string(c.method), "source", r.RemoteAddr, "reason", f.Text)
 	}
 	if f.Code == wire.CodeInternal {
-		g.c.Log.Error("request failed", "path", clip(c.what.Path), "organization", c.organization, "cluster", c.url.Cluster, "error", err)
+		g.c.Log.Error("request failed", "path", wire.Clip(c.what.Path, 100), "organization", c.organization, "cluster", c.url.Cluster, "error", err)
 	}
 	if r.ContentLength != 0 && r.ProtoMajor == 1 { // HTTP/2 ends the one request only
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingering))

@@ -31,7 +31,7 @@ func wish(h http.Header) (assertion.Identity, error) {
 			continue
 		}
 		if slices.ContainsFunc(append(values, field), func(s string) bool { return len(s) > maxWish }) {
-			return bad("%s has more than %d bytes", clip(field), maxWish)
+			return bad("%s has more than %d bytes", wire.Clip(field, 100), maxWish)
 		}
 		key, extra := strings.CutPrefix(field, kubeauth.FieldExtra)
 		switch {
@@ -46,7 +46,7 @@ func wish(h http.Header) (assertion.Identity, error) {
 			n += len(values)
 			key, err := url.PathUnescape(key)
 			if err != nil || key == "" {
-				return bad("%s names no extra attribute", clip(field))
+				return bad("%s names no extra attribute", wire.Clip(field, 100))
 			}
 			if i.Extra == nil {
 				i.Extra = make(map[string][]string)
@@ -92,14 +92,4 @@ func tame(h http.Header) {
 	}
 	h.Add("Content-Security-Policy", "sandbox")
 	h.Set("X-Content-Type-Options", "nosniff")
-}
-
-// clip shortens a text from outside.
-func clip(s string) string {
-	const limit = 100
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "") + "…"
-	}
-	return s
 }

@@ -72,7 +72,7 @@ func (a *API) accessGrantOf(g access.Grant) api.AccessGrant {
 
 func (a *API) grantAccess(r *http.Request) (any, error) {
 	var req api.CreateAccessGrant
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	var err error
@@ -130,7 +130,7 @@ func (a *API) getLabels(r *http.Request) (any, error) {
 
 func (a *API) setLabels(r *http.Request) (any, error) {
 	var req api.SetLabels
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	org, agent := r.PathValue("org"), r.PathValue("agent")

@@ -40,7 +40,7 @@ func (a *API) listOrganizations(r *http.Request) (any, error) {
 
 func (a *API) createOrganization(r *http.Request) (any, error) {
 	var req api.CreateOrganization
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	org, err := a.o.Organizations.Create(r.Context(), req.Name)
@@ -101,7 +101,7 @@ func (a *API) listRobots(r *http.Request) (any, error) {
 
 func (a *API) createRobot(r *http.Request) (any, error) {
 	var req api.CreateRobot
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	if _, err := controlplane.ParsePatterns(req.IdentityFor); err != nil {
@@ -137,7 +137,7 @@ func (a *API) listTokens(r *http.Request) (any, error) {
 
 func (a *API) createToken(r *http.Request) (any, error) {
 	var req api.CreateToken
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	if req.ExpiresIn < 0 || req.ExpiresIn > int64(maxTokenLife/time.Second) {

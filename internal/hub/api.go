@@ -2,11 +2,9 @@ package hub
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
-	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -268,7 +266,7 @@ func (a *API) unknown(w http.ResponseWriter, r *http.Request, h http.Handler) {
 		w.Header().Set("Allow", allow)
 		p.Detail, p.Hint = r.Method+" is not possible here", "possible are: "+allow
 	}
-	writeProblem(w, p)
+	api.WriteProblem(w, p)
 }
 
 // answer makes a handler of a function that returns what to send as JSON, or nil
@@ -303,7 +301,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter/time.Second)))
 	}
-	writeProblem(w, p)
+	api.WriteProblem(w, p)
 }
 
 // caller returns who makes a request. A failure counts against its source.
@@ -343,22 +341,6 @@ func (a *API) limitFailures(r *http.Request, c Caller, err error) (Caller, error
 	}
 	a.o.Log.Warn("token refused", "path", clip(r.URL.Path), "source", source.String(), "reason", f.Text)
 	return Caller{}, err
-}
-
-// readJSON reads a request's body strictly.
-func readJSON(r *http.Request, into any) error {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != api.TypeJSON {
-		return &api.Problem{Status: http.StatusUnsupportedMediaType, Code: wire.CodeBadRequest.String(), Detail: "the body is not " + api.TypeJSON}
-	}
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return bodyError(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body has something after its JSON")
-	}
-	return nil
 }
 
 // statusWriter remembers the status of an answer.

@@ -10,7 +10,7 @@ func (a *API) listAuthorities(*http.Request) (any, error) { return a.o.Rotation.
 
 func (a *API) rotateCA(r *http.Request) (any, error) {
 	var req api.RotateCA
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	return a.o.Rotation.Rotate(req.AtOnce)

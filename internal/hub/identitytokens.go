@@ -80,7 +80,7 @@ func (a *API) createIdentityToken(r *http.Request) (any, error) {
 		return nil, err
 	}
 	var req api.CreateIdentityToken
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	plane, err := controlplane.ParseRef(req.ControlPlane)
@@ -143,7 +143,7 @@ func (a *API) hasIssuer() error {
 
 func (a *API) setIdentityFor(r *http.Request) (any, error) {
 	var req api.SetIdentityFor
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	robot, err := a.o.Registry.SetIdentityFor(r.Context(), r.PathValue("org"), r.PathValue("robot"), req.ControlPlanes)
@@ -167,7 +167,7 @@ func (a *API) listIssuerKeys(*http.Request) (any, error) {
 
 func (a *API) rotateIssuer(r *http.Request) (any, error) {
 	var req api.RotateIssuer
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	if err := a.hasIssuer(); err != nil {

@@ -36,7 +36,7 @@ func (a *API) listJoins(r *http.Request) (any, error) {
 
 func (a *API) createJoin(r *http.Request) (any, error) {
 	var req api.CreateJoin
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	life := time.Duration(req.ExpiresIn) * time.Second
@@ -89,7 +89,7 @@ func (a *API) revokeJoin(r *http.Request) (any, error) {
 // no use, and with the secret he could have brought another one.
 func (a *API) useJoin(r *http.Request) (any, error) {
 	var req api.UseJoin
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	key, err := identity.ParsePublicKey([]byte(req.PublicKey))

@@ -51,7 +51,7 @@ func (a *API) setLimits(r *http.Request) (any, error) {
 		return nil, err
 	}
 	var change limit.Limits
-	if err := readJSON(r, &change); err != nil {
+	if err := api.ReadJSON(r, &change); err != nil {
 		return nil, err
 	}
 	if err := change.Check(key.Level); err != nil {

@@ -163,7 +163,7 @@ func roleOf(text string) (role.Role, error) {
 
 func (a *API) grantRole(r *http.Request) (any, error) {
 	var req api.GrantRole
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	which, err := roleOf(req.Role)

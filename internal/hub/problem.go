@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
-	"strings"
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
@@ -72,33 +70,5 @@ func statusOfCode(code wire.Code) int {
 	}
 }
 
-// bodyError words why a body could not be read.
-func bodyError(err error) error {
-	if long, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return &api.Problem{
-			Status: http.StatusRequestEntityTooLarge, Code: wire.CodeBadRequest.String(),
-			Detail: "the body is longer than " + strconv.FormatInt(long.Limit, 10) + " bytes",
-		}
-	}
-	return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body cannot be read: %s", err).WithCause(err)
-}
-
-// writeProblem answers with a problem. It completes what is empty in it.
-func writeProblem(w http.ResponseWriter, p *api.Problem) {
-	complete := *p
-	complete.Title = http.StatusText(p.Status)
-	if complete.Leg == "" {
-		complete.Leg = wire.LegHub.String()
-	}
-	api.WriteJSON(w, p.Status, api.TypeProblem, &complete)
-}
-
 // clip shortens a text from outside, for logs and messages.
-func clip(s string) string {
-	const limit = 100
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "") + "…"
-	}
-	return s
-}
+func clip(s string) string { return wire.Clip(s, 100) }

@@ -48,7 +48,7 @@ func (a *API) registration(r *http.Request, agent registry.Agent) (api.Registrat
 
 func (a *API) registerAgent(r *http.Request) (any, error) {
 	var req api.RegisterAgent
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	if len(req.PublicKeys) == 0 {
@@ -89,7 +89,7 @@ func (a *API) unregisterAgent(r *http.Request) (any, error) {
 
 func (a *API) addAgentKey(r *http.Request) (any, error) {
 	var req api.AddAgentKey
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	key, err := identity.ParsePublicKey([]byte(req.PublicKey))

@@ -49,7 +49,7 @@ func (a *API) revokeParty(r *http.Request) (any, error) {
 		return nil, err
 	}
 	var req api.RevokeParty
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	if which == identity.RoleProxy && name == ownProxy {

@@ -106,7 +106,7 @@ func readForm(r *http.Request) (url.Values, error) {
 	}
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, bodyError(err)
+		return nil, api.BodyError(err)
 	}
 	form, err := url.ParseQuery(string(b))
 	if err != nil {

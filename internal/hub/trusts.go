@@ -34,7 +34,7 @@ func (a *API) listTrusts(r *http.Request) (any, error) {
 
 func (a *API) createTrust(r *http.Request) (any, error) {
 	var req api.CreateTrust
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	c := callerOf(r)
@@ -93,7 +93,7 @@ func checkTrust(t registry.Trust) error {
 
 func (a *API) setTrustKeys(r *http.Request) (any, error) {
 	var req api.SetTrustKeys
-	if err := readJSON(r, &req); err != nil {
+	if err := api.ReadJSON(r, &req); err != nil {
 		return nil, err
 	}
 	org, name := r.PathValue("org"), r.PathValue("trust")

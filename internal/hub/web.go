@@ -40,7 +40,7 @@ func (e *webEntrance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (e *webEntrance) connect(w http.ResponseWriter, r *http.Request) {
 	if _, nested := r.Context().Value(http.LocalAddrContextKey).(webconn.Addr); nested {
 		// Each level would cost memory that no limit of connections sees.
-		writeProblem(w, &api.Problem{
+		api.WriteProblem(w, &api.Problem{
 			Status: http.StatusForbidden, Code: wire.CodeDenied.String(), Detail: "this is the inside of a WebSocket already",
 		})
 		return

@@ -2,12 +2,9 @@ package issuer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net"
 	"net/http"
 	"net/netip"
@@ -112,7 +109,7 @@ func (d *desk) token(r *http.Request) (t Token, who string, err error) {
 	}
 	who = able[0].name + "/" + subject
 	var q api.CreateIdentityToken
-	if err := readJSON(r, &q); err != nil {
+	if err := api.ReadJSON(r, &q); err != nil {
 		return Token{}, who, err
 	}
 	plane, err := controlplane.ParseRef(q.ControlPlane)
@@ -208,9 +205,7 @@ func (d *desk) refuse(w http.ResponseWriter, r *http.Request, who string, err er
 	if p.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(p.RetryAfter/time.Second)))
 	}
-	complete := *p
-	complete.Title, complete.Leg = http.StatusText(p.Status), wire.LegHub.String()
-	api.WriteJSON(w, p.Status, api.TypeProblem, &complete)
+	api.WriteProblem(w, p)
 }
 
 // problemOf returns how an error is told.
@@ -233,22 +228,6 @@ func problemOf(err error) *api.Problem {
 		p.Detail, p.Hint = "the issuer failed", "see its log"
 	}
 	return p
-}
-
-// readJSON reads a request's body strictly.
-func readJSON(r *http.Request, into any) error {
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != api.TypeJSON {
-		return &api.Problem{Status: http.StatusUnsupportedMediaType, Code: wire.CodeBadRequest.String(), Detail: "the body is not " + api.TypeJSON}
-	}
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body cannot be read: %s", err).WithCause(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "the body has something after its JSON")
-	}
-	return nil
 }
 
 // sourceOf returns what counts as one source of requests: an IPv4 address, or an IPv6

@@ -239,7 +239,7 @@ func TestAloneServes(t *testing.T) {
 		{"POST", "/v1/organizations/dev/identity-tokens", `{"controlPlane":"a","provider":"b","subject":"c"}`, 400, "unknown field"},
 		{"POST", "/v1/organizations/dev/identity-tokens", `{"controlPlane":"a","provider":"b"}{}`, 400, "after its JSON"},
 		{"POST", "/v1/organizations/dev/identity-tokens", ``, 415, "application/json"},
-		{"POST", "/v1/organizations/dev/identity-tokens", `{"provider":"` + strings.Repeat("a", maxBody) + `"}`, 400, ""},
+		{"POST", "/v1/organizations/dev/identity-tokens", `{"provider":"` + strings.Repeat("a", maxBody) + `"}`, 413, "longer than"},
 	} {
 		status, body, header := do(one.method, one.path, one.body)
 		if status != one.status || !strings.Contains(body, one.has) || header.Get("Cache-Control") == "" {

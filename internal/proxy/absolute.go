@@ -57,7 +57,7 @@ func (w *web) route(req *http.Request) (route, *wire.Failure) {
 		return route{}, badRequest("this is an HTTP proxy: it takes CONNECT, and requests for a whole URL").
 			WithHint("configure this address as the proxy, for example curl --proxy http://%s URL", w.s.ln.Addr())
 	case req.URL.Scheme != "http":
-		return route{}, badRequest("the scheme %q is for CONNECT", clip(req.URL.Scheme))
+		return route{}, badRequest("the scheme %q is for CONNECT", wire.Clip(req.URL.Scheme, maxRepeated))
 	case req.URL.User != nil:
 		return route{}, badRequest("a URL must not carry a user name or password (RFC 9110 section 4.2.4)")
 	}

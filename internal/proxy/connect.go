@@ -11,8 +11,10 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// maxFields bounds the number of header fields of a CONNECT.
-const maxFields = 128
+const (
+	maxFields   = 128 // header fields of a CONNECT
+	maxRepeated = 100 // bytes of what of a request is repeated in a message
+)
 
 // connectRequest is a CONNECT, read.
 type connectRequest struct {
@@ -34,7 +36,7 @@ func parseConnect(head string) (connectRequest, *wire.Failure) {
 		return req, badRequest("the request line is malformed")
 	}
 	if version != "HTTP/1.1" && version != "HTTP/1.0" {
-		return req, badRequest("the version %q is not HTTP/1.1 or HTTP/1.0", clip(version))
+		return req, badRequest("the version %q is not HTTP/1.1 or HTTP/1.0", wire.Clip(version, maxRepeated))
 	}
 	var f *wire.Failure
 	if req.host, req.port, f = parseAuthority(authority); f != nil {
@@ -83,7 +85,7 @@ func cutLine(s string) (line, rest string, ok bool) {
 func parseAuthority(s string) (string, uint16, *wire.Failure) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil || host == "" || strings.ContainsRune(host, ':') != strings.HasPrefix(s, "[") {
-		return "", 0, badRequest("the target %q is not HOST:PORT", clip(s))
+		return "", 0, badRequest("the target %q is not HOST:PORT", wire.Clip(s, maxRepeated))
 	}
 	n, f := parsePort(port)
 	if f != nil {
@@ -95,7 +97,7 @@ func parseAuthority(s string) (string, uint16, *wire.Failure) {
 func parsePort(s string) (uint16, *wire.Failure) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 || s[0] == '+' || len(s) > len("65535") {
-		return 0, badRequest("the port %q is not a number between 1 and 65535", clip(s))
+		return 0, badRequest("the port %q is not a number between 1 and 65535", wire.Clip(s, maxRepeated))
 	}
 	return uint16(n), nil
 }
@@ -146,13 +148,4 @@ func isFieldValue(s string) bool {
 		}
 	}
 	return true
-}
-
-// clip bounds what of a request is repeated in a message.
-func clip(s string) string {
-	const most = 100
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
 }

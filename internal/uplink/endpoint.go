@@ -101,9 +101,4 @@ func (e Endpoint) WebSocket() bool { return e.Scheme == "wss" }
 func (e Endpoint) BaseURL() string { return "https://" + e.Address() }
 
 // printable shortens what a person typed so that an error stays one line.
-func printable(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "…"
-	}
-	return s
-}
+func printable(s string) string { return wire.Clip(s, 200) }

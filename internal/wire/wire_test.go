@@ -229,3 +229,13 @@ func FuzzParseTarget(f *testing.F) {
 		}
 	})
 }
+
+func TestClip(t *testing.T) {
+	for in, want := range map[string]string{
+		"": "", "short": "short", "exactly 10": "exactly 10", "eleven byte": "eleven byt…", "nine byteä": "nine byte…", "\xff\xfe": "?",
+	} {
+		if got := Clip(in, 10); got != want {
+			t.Errorf("Clip(%q): %q, want %q", in, got, want)
+		}
+	}
+}

@@ -196,9 +196,4 @@ const (
 	maxText     = 512 // bytes of what others said
 )
 
-func clip(text string) string {
-	if len(text) <= maxText {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxText], "") + "…"
-}
+func clip(text string) string { return wire.Clip(text, maxText) }

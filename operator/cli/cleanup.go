@@ -23,6 +23,7 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/controller"
+	"postern.dev/postern/operator/identitytoken"
 	"postern.dev/postern/operator/pods"
 )
 
@@ -30,7 +31,7 @@ import (
 const freeTime = 2 * time.Minute
 
 // cleanup takes back what the operator did, and is still there without it: pods that were pointed to
-// proxies, what was made for Proxies, the webhook's certificate, and the Lease.
+// proxies, what was made for Proxies, identity tokens, the webhook's certificate, and the Lease.
 //
 // +kubebuilder:rbac:groups=coordination.k8s.io,resources=leases,verbs=delete
 func cleanup(ctx context.Context, w command.World, s config.Operator) error {
@@ -78,7 +79,7 @@ func cleanup(ctx context.Context, w command.World, s config.Operator) error {
 			errs = append(errs, fmt.Errorf("proxy %s/%s: %w", p.GetNamespace(), p.GetName(), err))
 		}
 	}
-	return errors.Join(append(errs, cleanupOwn(ctx, c, s))...)
+	return errors.Join(append(errs, identitytoken.Remove(ctx, c), cleanupOwn(ctx, c, s))...)
 }
 
 // cleanupOwn deletes what the operator made for itself.

@@ -13,6 +13,7 @@ import (
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/operator/controller"
 	"postern.dev/postern/operator/identitytoken"
 )
 
@@ -31,8 +32,13 @@ func setupIdentity(ctx context.Context, mgr manager.Manager, s config.Operator, 
 		return nil, err
 	}
 	covers := func(namespace string) bool { return slices.Contains(s.Identity.Namespaces, namespace) }
+	events := mgr.GetEventRecorder(controller.FieldManager)
 	keeper := identitytoken.NewKeeper(identitytoken.Config{
-		Reader: mgr.GetClient(), Writer: mgr.GetClient(), Issuer: asker.Issuer, Organization: cmp.Or(s.Identity.Organization, s.Organization),
+		Reader: mgr.GetClient(), Writer: mgr.GetClient(), Issuer: asker.Issuer, Published: asker.Published,
+		Event: func(pod *corev1.Pod, kind, reason, message string) {
+			events.Eventf(pod, nil, kind, reason, "GiveIdentityToken", "%s", message)
+		},
+		Organization: cmp.Or(s.Identity.Organization, s.Organization),
 		ControlPlane: s.Identity.Ref(), Audiences: s.Identity.Audiences, Covers: covers, Metrics: metrics, Log: t.Log.With("part", "identity"),
 	})
 	pods, err := mgr.GetCache().GetInformer(ctx, &corev1.Pod{})

@@ -31,6 +31,7 @@ const (
 	component      = "identity-token"
 
 	annotationSubject = "identity.postern.dev/subject"
+	annotationPlane   = "identity.postern.dev/control-plane"
 	annotationIssued  = "identity.postern.dev/issued"
 	annotationExpires = "identity.postern.dev/expires"
 )
@@ -52,9 +53,14 @@ type Issuer interface {
 
 // Config says for whom a Keeper keeps tokens.
 type Config struct {
-	Reader       client.Reader // of pods and Secrets
-	Writer       client.Writer // of Secrets
-	Issuer       func(ctx context.Context) (Issuer, error)
+	Reader client.Reader // of pods and Secrets
+	Writer client.Writer // of Secrets
+	Issuer func(ctx context.Context) (Issuer, error)
+	// Published returns the IDs of the keys with which tokens of an issuer, given by its name, verify
+	// now. It is asked now and then, and tokens of a key that is not there are renewed. It may be nil.
+	Published func(ctx context.Context, issuer string) (map[string]bool, error)
+	// Event tells what whoever looks at a pod has to know. It may be nil.
+	Event        func(pod *corev1.Pod, kind, reason, message string)
 	Organization string
 	ControlPlane controlplane.Ref // Space and Group are for subjects that are scoped to a group; both may be empty
 	Audiences    []string         // of pods that name none; none: the issuer alone accepts the token
@@ -73,6 +79,10 @@ type Keeper struct {
 	failed  map[key]failure   // by Secret
 	unused  map[key]time.Time // Secrets that no pod mounts, since when
 	changed chan struct{}     // holds one if pods changed
+
+	// Of the sweeps alone, of which there is one at a time.
+	told      map[topic]saying // what pods that are there were told last
+	published publishedState   // what is known of the issuer's keys
 }
 
 // key is a Secret.
@@ -90,7 +100,9 @@ func NewKeeper(c Config) *Keeper {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Keeper{c: c, failed: make(map[key]failure), unused: make(map[key]time.Time), changed: make(chan struct{}, 1)}
+	return &Keeper{
+		c: c, failed: make(map[key]failure), unused: make(map[key]time.Time), changed: make(chan struct{}, 1), told: make(map[topic]saying),
+	}
 }
 
 // Changed tells that pods were made or went.
@@ -121,8 +133,9 @@ func (k *Keeper) Start(ctx context.Context) error {
 	}
 }
 
-// Sweep does once what is due: asks for tokens that pods want and do not have or that are at
-// half of their life, and deletes Secrets that no pod has mounted for a while.
+// Sweep does once what is due: asks for tokens that pods want and do not have, that are at half of
+// their life or are good for nothing any more, and deletes Secrets that no pod has mounted for a
+// while. It is called by one goroutine at a time.
 func (k *Keeper) Sweep(ctx context.Context) error {
 	wanted, err := k.wanted(ctx)
 	if err != nil {
@@ -136,56 +149,67 @@ func (k *Keeper) Sweep(ctx context.Context) error {
 	for i := range secrets.Items {
 		have[client.ObjectKeyFromObject(&secrets.Items[i])] = &secrets.Items[i]
 	}
-	k.renew(ctx, wanted, have)
-	k.c.Metrics.kept(len(wanted))
+	k.renew(ctx, wanted, have, k.spoiled(ctx, wanted, have))
+	k.count(wanted, have)
+	k.tellFailures(wanted)
 	return k.tidy(ctx, wanted, have)
 }
 
+// demand is a token that pods want.
+type demand struct {
+	Want
+	pods []*corev1.Pod // that do
+}
+
 // wanted returns the tokens that pods want.
-func (k *Keeper) wanted(ctx context.Context) (map[key]Want, error) {
+func (k *Keeper) wanted(ctx context.Context) (map[key]demand, error) {
 	var pods corev1.PodList
 	if err := k.c.Reader.List(ctx, &pods); err != nil {
 		return nil, fmt.Errorf("list pods: %w", err)
 	}
-	wanted := make(map[key]Want)
+	wanted := make(map[key]demand)
 	for i := range pods.Items {
 		pod := &pods.Items[i]
 		if !k.c.Covers(pod.Namespace) || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		if w, ok, err := WantOf(pod); ok && err == nil {
-			wanted[key{Namespace: pod.Namespace, Name: w.SecretName()}] = w
+		w, ok, err := WantOf(pod)
+		k.tellPod(pod, w, ok, err)
+		if ok {
+			at := key{Namespace: pod.Namespace, Name: w.SecretName()}
+			wanted[at] = demand{Want: w, pods: append(wanted[at].pods, pod)}
 		}
 	}
+	k.forgetTold(pods.Items)
 	return wanted, nil
 }
 
 // renew asks for the tokens that are due, a few at a time.
-func (k *Keeper) renew(ctx context.Context, wanted map[key]Want, have map[key]*corev1.Secret) {
+func (k *Keeper) renew(ctx context.Context, wanted map[key]demand, have map[key]*corev1.Secret, spoiled map[key]bool) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	now := k.c.Now()
 	for _, at := range slices.SortedFunc(maps.Keys(wanted), func(a, b key) int { return strings.Compare(a.String(), b.String()) }) {
-		if !k.due(at, have[at], now) {
+		if !k.due(at, have[at], spoiled[at], now) {
 			continue
 		}
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			_ = k.refresh(ctx, at, wanted[at], have[at]) // told and tried again
+			_ = k.refresh(ctx, at, wanted[at].Want, have[at]) // told and tried again
 		})
 	}
 	wg.Wait()
 }
 
-// due reports whether a token has to be asked for now.
-func (k *Keeper) due(at key, s *corev1.Secret, now time.Time) bool {
+// due reports whether a token has to be asked for now. One that is spoiled is of no use any more.
+func (k *Keeper) due(at key, s *corev1.Secret, spoiled bool, now time.Time) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if f, ok := k.failed[at]; ok && now.Before(f.again) {
 		return false
 	}
-	return s == nil || !now.Before(renewAt(s))
+	return s == nil || spoiled || !now.Before(renewAt(s))
 }
 
 // renewAt returns when a token is renewed: at half of its life, or up to a tenth earlier, so
@@ -211,17 +235,15 @@ func (k *Keeper) refresh(ctx context.Context, at key, w Want, s *corev1.Secret) 
 	defer cancel()
 	t, err := k.ask(ctx, w)
 	if err == nil {
-		err = k.write(ctx, at, s, t)
+		err = k.write(ctx, at, s, t, k.account(w))
 	}
 	k.note(at, w, t, err)
 	return err
 }
 
 func (k *Keeper) ask(ctx context.Context, w Want) (api.IdentityToken, error) {
-	plane := k.c.ControlPlane
-	if !w.Scoped {
-		plane.Space, plane.Group = "", ""
-	} else if !plane.Scoped() {
+	plane := k.plane(w)
+	if w.Scoped && !plane.Scoped() {
 		return api.IdentityToken{}, errors.New("the operator does not know its space and group: give it --identity-scope SPACE/GROUP")
 	}
 	issuer, err := k.c.Issuer(ctx)
@@ -234,10 +256,10 @@ func (k *Keeper) ask(ctx context.Context, w Want) (api.IdentityToken, error) {
 }
 
 // write puts a token into its Secret, at once with what is told of it.
-func (k *Keeper) write(ctx context.Context, at key, s *corev1.Secret, t api.IdentityToken) error {
+func (k *Keeper) write(ctx context.Context, at key, s *corev1.Secret, t api.IdentityToken, account string) error {
 	data := map[string][]byte{KeyToken: []byte(t.Token)}
 	told := map[string]string{
-		annotationSubject: t.Subject, annotationIssued: t.IssuedAt.UTC().Format(time.RFC3339), annotationExpires: t.Expires.UTC().Format(time.RFC3339),
+		annotationSubject: t.Subject, annotationPlane: account, annotationIssued: t.IssuedAt.UTC().Format(time.RFC3339), annotationExpires: t.Expires.UTC().Format(time.RFC3339),
 	}
 	if s == nil {
 		err := k.c.Writer.Create(ctx, &corev1.Secret{
@@ -282,7 +304,7 @@ func (k *Keeper) note(at key, w Want, t api.IdentityToken, err error) {
 }
 
 // tidy deletes Secrets that no pod has mounted for a while, and forgets what is gone.
-func (k *Keeper) tidy(ctx context.Context, wanted map[key]Want, have map[key]*corev1.Secret) error {
+func (k *Keeper) tidy(ctx context.Context, wanted map[key]demand, have map[key]*corev1.Secret) error {
 	now := k.c.Now()
 	var gone []key
 	k.mu.Lock()
@@ -322,7 +344,7 @@ func (k *Keeper) Ensure(ctx context.Context, namespace string, w Want) error {
 		return nil
 	case !apierrors.IsNotFound(err):
 		return err
-	case !k.due(at, nil, k.c.Now()):
+	case !k.due(at, nil, false, k.c.Now()):
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		return errors.New(k.failed[at].text)

@@ -3,6 +3,7 @@ package identitytoken
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,7 @@ type issuer struct {
 	mu    sync.Mutex
 	asked []string
 	made  int
+	key   string // that signs
 	err   error
 }
 
@@ -41,8 +43,11 @@ func (i *issuer) CreateIdentityToken(_ context.Context, org string, q api.Create
 	}
 	i.made++
 	now := time.Now().UTC().Truncate(time.Second)
+	part := func(text string, args ...any) string {
+		return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, text, args...))
+	}
 	return api.IdentityToken{
-		Token: fmt.Sprintf("secret-%d", i.made), Subject: "mcp:" + org + "/" + q.ControlPlane + ":provider:" + q.Provider, Audiences: q.Audiences,
+		Token: part(`{"alg":"RS256","kid":%q}`, i.key) + "." + part(`{"iss":"https://id.example.org/x"}`) + fmt.Sprintf(".secret-%d", i.made), Subject: "mcp:" + org + "/" + q.ControlPlane + ":provider:" + q.Provider, Audiences: q.Audiences,
 		ID: "id", IssuedAt: now, Expires: now.Add(time.Hour),
 	}, nil
 }
@@ -51,6 +56,26 @@ func (i *issuer) fail(err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.err = err
+}
+
+// withdraw has another key sign, and show alone.
+func (i *issuer) withdraw(next string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.key = next
+}
+
+// published is for a Keeper's Config.
+func (i *issuer) published(_ context.Context, name string) (map[string]bool, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.err != nil {
+		return nil, i.err
+	}
+	if name != "https://id.example.org/x" {
+		return nil, fmt.Errorf("asked for the keys of %s", name)
+	}
+	return map[string]bool{i.key: true}, nil
 }
 
 func (i *issuer) take() []string {
@@ -68,29 +93,46 @@ type world struct {
 	kube   client.Client
 	issuer *issuer
 	keeper *Keeper
+	seen   *prometheus.Registry
+	events []string
 	log    bytes.Buffer
 }
 
 func newWorld(t *testing.T, scope controlplane.Ref) *world {
 	t.Helper()
-	w := &world{t: t, kube: fake.NewClientBuilder().Build(), issuer: &issuer{}}
-	metrics, err := NewMetrics(prometheus.NewRegistry())
+	w := &world{t: t, kube: fake.NewClientBuilder().Build(), issuer: &issuer{key: "first"}}
+	w.restart(scope)
+	return w
+}
+
+// restart is an operator that starts.
+func (w *world) restart(scope controlplane.Ref) {
+	w.t.Helper()
+	w.seen = prometheus.NewRegistry()
+	metrics, err := NewMetrics(w.seen)
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
 	w.keeper = NewKeeper(Config{
 		Reader: w.kube, Writer: w.kube, Organization: "acme", ControlPlane: scope,
 		Issuer:    func(context.Context) (Issuer, error) { return w.issuer, nil },
+		Published: w.issuer.published,
+		Event: func(pod *corev1.Pod, kind, reason, message string) {
+			w.events = append(w.events, kind+" "+pod.Name+" "+reason+": "+message)
+		},
 		Audiences: []string{"default.example.org"}, Covers: func(n string) bool { return n != "elsewhere" },
 		Metrics: metrics, Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
-	return w
 }
 
 func (w *world) pod(namespace, name string, pairs ...string) *corev1.Pod {
 	w.t.Helper()
-	pod := podWith(pairs...)
-	pod.Namespace, pod.Name = namespace, name
+	return w.add(podWith(pairs...), namespace, name)
+}
+
+func (w *world) add(pod *corev1.Pod, namespace, name string) *corev1.Pod {
+	w.t.Helper()
+	pod.Namespace, pod.Name, pod.UID = namespace, name, types.UID(namespace+"-"+name)
 	if err := w.kube.Create(w.t.Context(), pod); err != nil {
 		w.t.Fatal(err)
 	}

@@ -7,6 +7,8 @@
 // it reads a copy all the time, and counts how often that failed.
 //
 //	consumer -secret private-cluster-kubeconfig
+//
+// With -look it is a provider that reads only, and says each time what it may, see look.
 package main
 
 import (
@@ -45,12 +47,13 @@ func main() {
 	secret := flag.String("secret", "private-cluster-kubeconfig", "the `name` of the Secret with the kubeconfig")
 	namespace := flag.String("namespace", os.Getenv("POD_NAMESPACE"), "the `namespace` of Secret and ConfigMaps")
 	pace := flag.Duration("pace", 20*time.Millisecond, "how long to wait between two reads")
+	onlyLook := flag.Bool("look", false, "only list what there is, and say what came of it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
 	for ctx.Err() == nil {
-		if err := run(ctx, log, *namespace, *secret, *pace); err != nil {
+		if err := run(ctx, log, *namespace, *secret, *pace, *onlyLook); err != nil {
 			log.Error("start again", "error", err)
 		}
 		select {
@@ -69,7 +72,7 @@ type consumer struct {
 	copied    map[string]string // what was copied last, by name; of copyOut alone
 }
 
-func run(ctx context.Context, log *slog.Logger, namespace, secret string, pace time.Duration) error {
+func run(ctx context.Context, log *slog.Logger, namespace, secret string, pace time.Duration, onlyLook bool) error {
 	config, err := rest.InClusterConfig()
 	if err != nil {
 		return err
@@ -90,6 +93,9 @@ func run(ctx context.Context, log *slog.Logger, namespace, secret string, pace t
 	remote, err := kubernetes.NewForConfig(remoteConfig)
 	if err != nil {
 		return err
+	}
+	if onlyLook {
+		return look(ctx, log, remote, remoteConfig.BearerTokenFile, pace)
 	}
 	c := &consumer{log: log, namespace: namespace, own: own, remote: remote, copied: map[string]string{}}
 	ctx, cancel := context.WithCancel(ctx)

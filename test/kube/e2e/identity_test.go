@@ -21,7 +21,7 @@ import (
 
 const (
 	identityGuide    = "docs/guide/identity-tokens.md"
-	identityAudience = "cluster-b"
+	identityAudience = "private-cluster"
 	identitySubject  = "mcp:default/prod-1:provider:provider-kubernetes"
 )
 
@@ -69,9 +69,13 @@ func TestIdentityTokens(t *testing.T) {
 	first := filepath.Join(dir, "first.token")
 	firstToken := token(first)
 
-	binding := blockOf(t, identityGuide, "kind: RoleBinding", map[string]string{"acme": "default"})
-	if _, err := api.Kubectl(limit(t, quick), binding, "apply", "-f", "-"); err != nil {
-		t.Fatal(err)
+	for _, args := range [][]string{
+		{"create", "role", "provider", "-n", "default", "--resource=configmaps", "--verb=list"},
+		{"create", "rolebinding", "provider", "-n", "default", "--role=provider", "--user=identity:" + identitySubject},
+	} {
+		if _, err := api.Kubectl(limit(t, quick), "", args...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// kubectl as the provider: it knows the file of a token and nothing else.
 	as := func(ctx context.Context, file string, args ...string) (string, error) {

@@ -27,7 +27,9 @@ func TestClusters(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
+		{"identity", w.identity},
 		{"upgrade", func(t *testing.T) { w.upgrade(t, "default") }},
+		{"identity renewed", w.identityRenewed},
 		{"restarts", w.restarts},
 		{"selector", w.selector},
 		{"webhook down", w.webhookDown},

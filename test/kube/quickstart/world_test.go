@@ -41,6 +41,7 @@ type world struct {
 	followed   map[string]bool // the texts of steps that stand in both guides, and were followed
 	quickStart *reader         // who followed the quick start; nil before
 	works      bool            // the quick start did
+	identified *identified     // a provider with an identity token; nil before
 }
 
 // newWorld builds images and programs while the clusters start.
@@ -49,9 +50,11 @@ func newWorld(t *testing.T) *world {
 	began := time.Now()
 	w := &world{root: root(t), dir: t.TempDir(), hubHost: cluster.HostIP, followed: map[string]bool{}}
 	w.postern = filepath.Join(w.dir, "postern")
+	w.trust(t, nobody)
 	group, ctx := errgroup.WithContext(t.Context())
 	group.Go(func() (err error) {
-		w.pair, err = cluster.StartPair(ctx, cluster.Options{Logf: t.Logf}, cluster.Options{Logf: t.Logf})
+		w.pair, err = cluster.StartPair(ctx, cluster.Options{Logf: t.Logf},
+			cluster.Options{Logf: t.Logf, APIServer: []string{"--authentication-config", w.authentication()}})
 		return err
 	})
 	group.Go(func() error { return w.build(ctx) })
@@ -124,7 +127,7 @@ func (w *world) chart(name string) string {
 // startHub starts the hub on the host, as First minutes says.
 func (w *world) startHub(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command(w.postern, "hub", "--data", filepath.Join(w.dir, "hub"), "--listen", w.hubAddr(), "--issuer-url", "https://"+w.hubAddr())
+	cmd := exec.Command(w.postern, "hub", "--data", filepath.Join(w.dir, "hub"), "--listen", w.hubAddr(), "--issuer-url", w.issuerURL())
 	cmd.Env = cleanEnvironment()
 	hub, err := proc.Start("hub", filepath.Join(w.dir, "hub.log"), cmd, (*exec.Cmd).Start)
 	if err != nil {

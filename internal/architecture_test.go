@@ -18,7 +18,7 @@ import (
 var layers = map[string]int{
 	"wire": 0, "limit": 0, "policy": 0, "identity": 0, "config": 0, "archive": 0, "role": 0, "joinstring": 0, "workload": 0, "controlplane": 0, "access": 0, "orders": 0, "copybuffer": 0, "secretfile": 0, "wholefile": 0, "headroom": 0, "kubeurl": 0,
 	"assertion": 0, "kubeauth": 0, "kubestatus": 0, "kubeconfig": 0,
-	"pipe": 1, "stream": 1, "observe": 1, "uplink": 1, "reach": 1, "api": 1, "webconn": 1, "audit": 1, "oidc": 1, "exchange": 1,
+	"pipe": 1, "stream": 1, "observe": 1, "uplink": 1, "reach": 1, "api": 1, "webconn": 1, "audit": 1, "oidc": 1, "exchange": 1, "podcluster": 1,
 	"bus": 2, "relay": 2, "registry": 2, "enroll": 2, "party": 2, "login": 2, "impersonate": 2,
 	"agent": 3, "proxy": 3, "gateway": 3, "install": 3, "issuer": 3, "fleet": 3,
 	"dashboard": 3, "operator": 3, "doctor": 3, "hub": 3, "demo": 3,

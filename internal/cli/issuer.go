@@ -15,6 +15,7 @@ import (
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/controlplane"
 	"postern.dev/postern/internal/issuer"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -32,8 +33,8 @@ It serves a discovery document and its keys to everybody, and gives tokens to th
 workloads that its settings list as callers: each by the token that its platform gives
 it, such as a projected service account token, and for its own control planes only.
 
-The commands below manage the keys of a hub's issuer, or with --data of one that runs
-alone, and get a token to try.`,
+The commands below manage the keys of a hub's issuer, or with --data or --keys-secret of one
+that runs alone, and get a token to try.`,
 		Example: `  postern issuer --issuer-url https://id.example.org --listen :443 --tls-cert-file tls.crt --tls-key-file tls.key \
     --data /var/lib/postern-issuer --config issuer.yaml
 
@@ -68,7 +69,7 @@ func newIssuerKeys(w command.World) *cobra.Command {
 		Use:   "keys",
 		Short: "List the signing keys of an issuer",
 		Long: `List the signing keys of the hub's issuer, or with --data of one that runs alone on this
-machine. A key is published before it signs, and stays published until the last token
+machine, or with --keys-secret of one in this Kubernetes cluster. A key is published before it signs, and stays published until the last token
 that it signed has expired.`,
 		Example: "  postern issuer keys\n  postern issuer keys --data /var/lib/postern-issuer",
 		Args:    command.Exact(),
@@ -138,8 +139,8 @@ func newIssuerWithdraw(w command.World) *cobra.Command {
 		Long: `Remove a signing key that somebody else may have, given by its ID or the first characters of
 it. It is gone from the published keys at once, and if it signed, another one does. Tokens
 that it signed are good at relying parties until those fetch the keys anew: most do
-when they meet a token of a key that they do not know. Those who hold such tokens get
-others within half an hour.`,
+when they meet a token of a key that they do not know. Operators look for withdrawn keys,
+and give their pods other tokens within a minute.`,
 		Example: "  postern issuer withdraw 6wPq9Xh2",
 		Args:    command.Exact("KEY"),
 	}
@@ -157,33 +158,48 @@ others within half an hour.`,
 // issuerKeys are the keys of an issuer that a command is about: the hub's, or those in
 // a directory on this machine.
 type issuerKeys struct {
-	hub *hubFlags
-	dir string
+	hub    *hubFlags
+	getenv func(string) string
+	dir    string
+	secret string
 }
 
 func bindIssuerKeys(w command.World, cmd *cobra.Command) *issuerKeys {
-	k := &issuerKeys{}
+	k := &issuerKeys{getenv: w.Getenv}
 	cmd.Flags().StringVar(&k.dir, "data", "", "`DIR` of an issuer that runs alone on this machine, instead of the hub's")
 	_ = cmd.MarkFlagDirname("data") // fails for unknown flags only
+	cmd.Flags().StringVar(&k.secret, "keys-secret", "", "`[NAMESPACE/]NAME` of the Secret with the keys, in a pod that may change it, instead of the hub's")
 	k.hub = bindHub(w, cmd)
 	return k
 }
 
-func (k *issuerKeys) folder() (*issuer.Folder, error) {
-	f, err := issuer.ExistingFolder(k.dir)
-	if err != nil {
-		return nil, &command.UsageError{Err: err}
+// keys returns the keys themselves, where the flags say where they are; nil: the hub is asked.
+func (k *issuerKeys) keys() (keys issuer.Keys, done func(), err error) {
+	done = func() {}
+	switch {
+	case k.dir != "" && k.secret != "":
+		err = errors.New("--data and --keys-secret are two places: give one of them")
+	case k.dir != "":
+		keys, err = issuer.ExistingFolder(k.dir)
+	case k.secret != "":
+		cluster := podcluster.New(k.getenv, podcluster.Dir)
+		done = cluster.Close
+		keys, err = issuer.NewSecret(cluster, k.secret)
 	}
-	return f, nil
+	if err != nil {
+		return nil, done, &command.UsageError{Err: err}
+	}
+	return keys, done, nil
 }
 
 func (k *issuerKeys) list(cmd *cobra.Command) (all []api.IssuerKey, err error) {
-	if k.dir != "" {
-		f, err := k.folder()
-		if err != nil {
-			return nil, err
-		}
-		r, err := f.Load()
+	keys, done, err := k.keys()
+	defer done()
+	if err != nil {
+		return nil, err
+	}
+	if keys != nil {
+		r, err := keys.Load()
 		return issuer.Describe(r), err
 	}
 	return all, k.hub.call(cmd, func(ctx context.Context, c *api.Client, _ string) error {
@@ -193,12 +209,13 @@ func (k *issuerKeys) list(cmd *cobra.Command) (all []api.IssuerKey, err error) {
 }
 
 func (k *issuerKeys) rotate(cmd *cobra.Command, atOnce bool) (all []api.IssuerKey, err error) {
-	if k.dir != "" {
-		f, err := k.folder()
-		if err != nil {
-			return nil, err
-		}
-		r, err := f.Rotate(time.Now(), atOnce)
+	keys, done, err := k.keys()
+	defer done()
+	if err != nil {
+		return nil, err
+	}
+	if keys != nil {
+		r, err := issuer.Rotate(keys, time.Now(), atOnce)
 		return issuer.Describe(r), err
 	}
 	return all, k.hub.call(cmd, func(ctx context.Context, c *api.Client, _ string) error {
@@ -208,11 +225,13 @@ func (k *issuerKeys) rotate(cmd *cobra.Command, atOnce bool) (all []api.IssuerKe
 }
 
 func (k *issuerKeys) withdraw(cmd *cobra.Command, id string) error {
-	if k.dir != "" {
-		f, err := k.folder()
-		if err == nil {
-			_, err = f.Withdraw(time.Now(), id)
-		}
+	keys, done, err := k.keys()
+	defer done()
+	if err != nil {
+		return err
+	}
+	if keys != nil {
+		_, err := issuer.Withdraw(keys, time.Now(), id)
 		return err
 	}
 	return k.hub.call(cmd, func(ctx context.Context, c *api.Client, _ string) error { return c.WithdrawIssuerKey(ctx, id) })

@@ -14,7 +14,7 @@ type StandaloneIssuer struct {
 	Listen      string // HOST:PORT of its HTTPS
 	TLSCertFile string // PEM chain that it presents; reloaded when it changes. Empty: plain HTTP, on loopback only
 	TLSKeyFile  string // its key
-	Data        string // directory of its own keys, made at first start; not with KeysDir
+	Data        string // directory of its own keys, made at first start; not with KeysDir or KeysSecret
 	Callers     []IdentityCaller
 	Metrics     string
 	Log         Log
@@ -68,10 +68,10 @@ func (i *StandaloneIssuer) check(c *checker) {
 	c.require("issuer-url", i.IssuerURL)
 	i.IdentityIssuer.check(c)
 	switch {
-	case i.Data == "" && i.KeysDir == "":
-		c.fail("data", "give --data DIR, or --issuer-keys-dir DIR for keys that somebody else keeps", "is not set")
-	case i.Data != "" && i.KeysDir != "":
-		c.fail("data", "leave one of them out", "the issuer's own keys and those of --issuer-keys-dir do not go together")
+	case i.Data == "" && i.KeysDir == "" && i.KeysSecret == "":
+		c.fail("data", "give --data DIR, in a pod --issuer-keys-secret NAME, or --issuer-keys-dir DIR for keys that somebody else keeps", "is not set")
+	case i.Data != "" && i.KeysDir+i.KeysSecret != "":
+		c.fail("data", "leave one of them out", "keys are in one place, and --issuer-keys-dir or --issuer-keys-secret names another")
 	}
 	if (i.TLSCertFile == "") != (i.TLSKeyFile == "") {
 		c.fail("tls-cert-file", "give both or neither", "a certificate and its key belong together, and one of --tls-cert-file and --tls-key-file is not set")

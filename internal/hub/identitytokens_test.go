@@ -21,7 +21,7 @@ const identityURL = "https://id.example.org"
 // openIdentity opens the issuer of a fixture.
 func openIdentity(t testing.TB, f *fixture) *issuer.Issuer {
 	t.Helper()
-	keys, err := issuer.OpenKeys("", f.state.Path("issuer"))
+	keys, err := issuer.OpenKeys(issuer.Place{Own: f.state.Path("issuer")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/wholefile"
 )
 
@@ -38,13 +39,23 @@ var (
 	ErrCorrupt = errors.New("signing keys cannot be used")
 )
 
-// OpenKeys returns the keys that are mounted in a folder, or without one those that the
-// issuer keeps in a directory of its own.
-func OpenKeys(mounted, own string) (Keys, error) {
-	if mounted != "" {
-		return &Mounted{Dir: mounted}, nil
+// Place says where the keys of an issuer are. One field beside Cluster is set.
+type Place struct {
+	Mounted string // folder that somebody else keeps
+	Secret  string // [NAMESPACE/]NAME of a Secret of the issuer's own, in Cluster
+	Own     string // directory of the issuer's own, if none of these is set
+	Cluster *podcluster.Cluster
+}
+
+// OpenKeys returns the keys in a place.
+func OpenKeys(p Place) (Keys, error) {
+	switch {
+	case p.Mounted != "":
+		return &Mounted{Dir: p.Mounted}, nil
+	case p.Secret != "":
+		return NewSecret(p.Cluster, p.Secret)
 	}
-	return NewFolder(own)
+	return NewFolder(p.Own)
 }
 
 const (
@@ -75,21 +86,24 @@ func ExistingFolder(dir string) (*Folder, error) {
 	return f, nil
 }
 
-// Rotate is Ring.Rotate of the keys in the folder, with a key of the kind that signs. An
-// issuer that runs follows within seconds. Errors are *wire.Failure.
-func (f *Folder) Rotate(now time.Time, atOnce bool) (Ring, error) {
-	r, err := f.Change(func(r *Ring) (bool, error) {
-		k, _ := r.Signing()
+// Rotate is Ring.Rotate of keys, with one of the kind that signs. An issuer that runs
+// with them follows within seconds. Errors are *wire.Failure.
+func Rotate(keys Keys, now time.Time, atOnce bool) (Ring, error) {
+	r, err := keys.Change(func(r *Ring) (bool, error) {
+		k, ok := r.Signing()
+		if !ok {
+			return false, ErrUnknownKey
+		}
 		return true, r.Rotate(now, atOnce, k.Type, NewKey)
 	})
 	return r, keysFailure(err)
 }
 
-// Withdraw is Ring.Withdraw of a key in the folder, with a successor of the same kind if
-// it signed. An issuer that runs follows within seconds. Errors are *wire.Failure.
-func (f *Folder) Withdraw(now time.Time, id string) (Key, error) {
+// Withdraw is Ring.Withdraw of a key, with a successor of the same kind if it signed. An
+// issuer that runs with the keys follows within seconds. Errors are *wire.Failure.
+func Withdraw(keys Keys, now time.Time, id string) (Key, error) {
 	var gone Key
-	_, err := f.Change(func(r *Ring) (_ bool, err error) {
+	_, err := keys.Change(func(r *Ring) (_ bool, err error) {
 		if gone, err = r.Withdraw(id); err != nil {
 			return false, err
 		}
@@ -158,6 +172,23 @@ func parseRecord(b []byte) (Ring, error) {
 	return r, r.check()
 }
 
+// marshalRing is the contents of keys.json.
+func marshalRing(r Ring) ([]byte, error) {
+	record := keysRecord{Format: keysFormat}
+	for _, k := range r.keys {
+		b, err := k.marshal()
+		if err != nil {
+			return nil, err
+		}
+		record.Keys = append(record.Keys, keyRecord{ID: k.ID, Phase: k.Phase, Created: k.Created, Since: k.Since, Key: string(b)})
+	}
+	b, err := json.MarshalIndent(record, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode signing keys: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
 // Change implements Keys.
 func (f *Folder) Change(change func(*Ring) (bool, error)) (Ring, error) {
 	unlock, err := lockDir(f.dir)
@@ -173,19 +204,11 @@ func (f *Folder) Change(change func(*Ring) (bool, error)) (Ring, error) {
 	if err != nil || !changed {
 		return r, err
 	}
-	record := keysRecord{Format: keysFormat}
-	for _, k := range r.keys {
-		b, err := k.marshal()
-		if err != nil {
-			return Ring{}, err
-		}
-		record.Keys = append(record.Keys, keyRecord{ID: k.ID, Phase: k.Phase, Created: k.Created, Since: k.Since, Key: string(b)})
-	}
-	b, err := json.MarshalIndent(record, "", "  ")
+	b, err := marshalRing(r)
 	if err != nil {
-		return Ring{}, fmt.Errorf("encode signing keys: %w", err)
+		return Ring{}, err
 	}
-	if err := wholefile.Replace(f.file(), append(b, '\n'), 0o600); err != nil {
+	if err := wholefile.Replace(f.file(), b, 0o600); err != nil {
 		return Ring{}, fmt.Errorf("write signing keys: %w", err)
 	}
 	return r, nil

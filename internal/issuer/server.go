@@ -17,6 +17,7 @@ import (
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
+	"postern.dev/postern/internal/podcluster"
 )
 
 // Limits of the server. Whoever reaches it may read two small documents.
@@ -33,7 +34,7 @@ const (
 type Options struct {
 	Registry *observe.Registry   // nil: nothing is counted
 	Health   *observe.Health     // required: it is served too
-	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY on the way to issuers; nil for none
+	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY on the way to issuers, and for the pod's cluster; nil for none
 	Log      *slog.Logger
 
 	// Started, if not nil, is called once when the server serves.
@@ -70,7 +71,9 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer func() { _ = ln.Close() }()
-	keys, err := OpenKeys(s.cfg.KeysDir, s.cfg.Data)
+	cluster := podcluster.New(s.opt.Getenv, podcluster.Dir)
+	defer cluster.Close()
+	keys, err := OpenKeys(Place{Mounted: s.cfg.KeysDir, Secret: s.cfg.KeysSecret, Own: s.cfg.Data, Cluster: cluster})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -39,7 +40,11 @@ type ProxyPods struct {
 	Requests         []string // RESOURCE=QUANTITY
 	Limits           []string // RESOURCE=QUANTITY
 	NodeSelector     []string // LABEL=VALUE
+	Tolerations      []string // KEY[=VALUE][:EFFECT]
 	PriorityClass    string
+	HTTPProxy        string // http://HOST:PORT on the way to the hub, without credentials; empty for none
+	HTTPProxySecret  string // NAME/KEY of its URL, which may have credentials, in the Proxy's namespace; instead of HTTPProxy
+	HTTPProxyPort    int    // of the URL in that Secret, for the NetworkPolicy
 	MetricsNamespace string // the one namespace from which their metrics may be read; empty: none
 }
 
@@ -48,7 +53,7 @@ func DefaultOperator() Operator {
 	return Operator{
 		Organization: DefaultOrganization,
 		Pods: ProxyPods{
-			PullPolicy: "IfNotPresent", Replicas: 2, Requests: []string{"cpu=50m", "memory=64Mi"}, Limits: []string{"memory=256Mi"},
+			PullPolicy: "IfNotPresent", Replicas: 2, HTTPProxyPort: 3128, Requests: []string{"cpu=50m", "memory=64Mi"}, Limits: []string{"memory=256Mi"},
 		},
 		Identity:    defaultOperatorIdentity(),
 		Injection:   DefaultInjection(),
@@ -87,7 +92,11 @@ func (p *ProxyPods) fields() []*Field {
 		list("proxy-requests", "RESOURCE=QUANTITY", &p.Requests, "what a proxy pod requests of its node"),
 		list("proxy-limits", "RESOURCE=QUANTITY", &p.Limits, "what a proxy pod may use at most"),
 		list("proxy-node-selector", "LABEL=VALUE", &p.NodeSelector, "label of the nodes that proxy pods may run on"),
+		list("proxy-toleration", "KEY[=VALUE][:EFFECT]", &p.Tolerations, "taint of nodes that proxy pods tolerate"),
 		text("proxy-priority-class", "NAME", &p.PriorityClass, "priority class of proxy pods"),
+		text("proxy-http-proxy", "URL", &p.HTTPProxy, "HTTP proxy through which proxy pods reach the hub, http://HOST:PORT"),
+		text("proxy-http-proxy-secret", "NAME/KEY", &p.HTTPProxySecret, "Secret in the Proxy's namespace, and its key, with the URL of that HTTP proxy, which may hold a password"),
+		number("proxy-http-proxy-port", &p.HTTPProxyPort, "port of the HTTP proxy in that Secret, for the NetworkPolicy"),
 		text("proxy-metrics-namespace", "NAMESPACE", &p.MetricsNamespace, "namespace from which the metrics of proxy pods may be read; without it, from none"),
 	}
 }
@@ -135,7 +144,39 @@ func (p *ProxyPods) check(c *checker) {
 			c.fail(one.setting, "", "%q is not of the form KEY=VALUE", one.pairs[i])
 		}
 	}
+	p.checkWay(c)
+	for _, one := range p.Tolerations {
+		if _, effect, ok := strings.Cut(one, ":"); one == "" || strings.HasPrefix(one, "=") || strings.HasPrefix(one, ":") ||
+			ok && !slices.Contains([]string{"NoSchedule", "PreferNoSchedule", "NoExecute"}, effect) {
+			c.fail("proxy-toleration", "write KEY, KEY=VALUE or KEY=VALUE:EFFECT, where EFFECT is NoSchedule, PreferNoSchedule or NoExecute", "%q is no toleration", one)
+		}
+	}
 	if p.MetricsNamespace != "" {
 		c.name("proxy-metrics-namespace", "namespace", p.MetricsNamespace)
+	}
+}
+
+// checkWay checks the HTTP proxy on the way to the hub.
+func (p *ProxyPods) checkWay(c *checker) {
+	const inSecret = "put the URL into a Secret, and name it with --proxy-http-proxy-secret"
+	if p.HTTPProxy != "" {
+		u, err := url.Parse(p.HTTPProxy)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+			c.fail("proxy-http-proxy", "write http://HOST:PORT", "%q is not the address of an HTTP proxy", redactURL(p.HTTPProxy))
+		case u.User != nil:
+			c.fail("proxy-http-proxy", inSecret, "it holds a user or a password, which would stand in every pod")
+		case p.HTTPProxySecret != "":
+			c.fail("proxy-http-proxy", "give one of them", "--proxy-http-proxy-secret is given too")
+		}
+	}
+	if p.HTTPProxySecret == "" {
+		return
+	}
+	if name, key, ok := strings.Cut(p.HTTPProxySecret, "/"); !ok || name == "" || key == "" {
+		c.fail("proxy-http-proxy-secret", "write NAME/KEY, such as http-proxy/url", "%q names no key of a Secret", p.HTTPProxySecret)
+	}
+	if p.HTTPProxyPort < 1 || p.HTTPProxyPort > 65535 {
+		c.fail("proxy-http-proxy-port", "", "%d is no port", p.HTTPProxyPort)
 	}
 }

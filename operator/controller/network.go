@@ -1,6 +1,10 @@
 package controller
 
 import (
+	"net/netip"
+	"net/url"
+	"strconv"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,8 +14,22 @@ import (
 	"postern.dev/postern/operator/api/v1alpha1"
 )
 
+// httpProxy returns port and address, if it is one and no name, of the HTTP proxy on the way to the hub.
+func httpProxy(pods config.ProxyPods) (address netip.Addr, port int) {
+	u, err := url.Parse(pods.HTTPProxy)
+	if err != nil || pods.HTTPProxy == "" {
+		return netip.Addr{}, pods.HTTPProxyPort
+	}
+	port = map[string]int{"http": 80, "https": webPort}[u.Scheme]
+	if p, err := strconv.Atoi(u.Port()); err == nil {
+		port = p
+	}
+	address, _ = netip.ParseAddr(u.Hostname()) // a name has none
+	return address.Unmap(), port
+}
+
 // networkPolicy lets in the pods that the Proxy selects, of all namespaces, and lets the proxy out to
-// the hub and to DNS only. A hub that is known by name may be at any address, at its port.
+// the hub, or the HTTP proxy before it, and to DNS only. A hub that is known by name may be at any address, at its port.
 func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv1.NetworkPolicy {
 	tcp, udp := corev1.ProtocolTCP, corev1.ProtocolUDP
 	port := func(protocol *corev1.Protocol, n int) networkingv1.NetworkPolicyPort {
@@ -31,8 +49,12 @@ func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv
 		})
 	}
 	address, at := h.endpoint()
+	through := pods.HTTPProxy != "" || pods.HTTPProxySecret != ""
+	if through {
+		address, at = httpProxy(pods)
+	}
 	hub := networkingv1.NetworkPolicyEgressRule{Ports: []networkingv1.NetworkPolicyPort{port(&tcp, at)}}
-	if at != hubPort && !address.IsValid() {
+	if !through && at != hubPort && !address.IsValid() {
 		// A Service in front of a hub may have another port than the hub itself, which is what counts.
 		hub.Ports = append(hub.Ports, port(&tcp, hubPort))
 	}

@@ -22,6 +22,8 @@ const (
 	tokenDir       = "/var/run/secrets/postern.dev/token"
 	credentialsDir = "/var/run/secrets/postern.dev/credentials"
 	user           = 65532 // of our images
+
+	wayVariable = "AGENT_PROXY" // HTTP proxy on the way to the hub
 )
 
 // How a proxy's pod ends: it is taken out of the Service, then streams may finish.
@@ -103,7 +105,7 @@ func deployment(p v1alpha1.Object, h Hub, pods config.ProxyPods) (*appsv1.Deploy
 	}
 	container := corev1.Container{
 		Name: "proxy", Image: pods.Image, ImagePullPolicy: corev1.PullPolicy(pods.PullPolicy), Args: args,
-		Env: []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}}},
+		Env: environment(pods),
 		Ports: []corev1.ContainerPort{
 			{Name: "http", ContainerPort: ProxyPort, Protocol: corev1.ProtocolTCP},
 			{Name: "metrics", ContainerPort: metricsPort, Protocol: corev1.ProtocolTCP},
@@ -138,7 +140,7 @@ func deployment(p v1alpha1.Object, h Hub, pods config.ProxyPods) (*appsv1.Deploy
 				ObjectMeta: metav1.ObjectMeta{Labels: objectLabels(p), Annotations: map[string]string{selection.AnnotationInject: "false"}},
 				Spec: corev1.PodSpec{
 					ServiceAccountName: ObjectName(p.GetName()), AutomountServiceAccountToken: &no, EnableServiceLinks: &no,
-					TerminationGracePeriodSeconds: &kill, PriorityClassName: pods.PriorityClass, NodeSelector: pairs(pods.NodeSelector), ImagePullSecrets: pull,
+					TerminationGracePeriodSeconds: &kill, PriorityClassName: pods.PriorityClass, NodeSelector: pairs(pods.NodeSelector), Tolerations: tolerations(pods.Tolerations), ImagePullSecrets: pull,
 					SecurityContext: &corev1.PodSecurityContext{
 						RunAsNonRoot: &yes, RunAsUser: &uid, RunAsGroup: &uid, FSGroup: &uid,
 						SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
@@ -155,6 +157,35 @@ func deployment(p v1alpha1.Object, h Hub, pods config.ProxyPods) (*appsv1.Deploy
 			},
 		},
 	}, nil
+}
+
+// environment is what a proxy is told of its pod, and of the HTTP proxy on its way to the hub.
+func environment(pods config.ProxyPods) []corev1.EnvVar {
+	all := []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "metadata.name"}}}}
+	if name, key, ok := strings.Cut(pods.HTTPProxySecret, "/"); ok {
+		return append(all, corev1.EnvVar{Name: wayVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+			LocalObjectReference: corev1.LocalObjectReference{Name: name}, Key: key,
+		}}})
+	}
+	if pods.HTTPProxy != "" {
+		all = append(all, corev1.EnvVar{Name: wayVariable, Value: pods.HTTPProxy})
+	}
+	return all
+}
+
+// tolerations reads a list of KEY[=VALUE][:EFFECT].
+func tolerations(list []string) (all []corev1.Toleration) {
+	for _, one := range list {
+		label, effect, _ := strings.Cut(one, ":")
+		t := corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffect(effect)}
+		if key, value, ok := strings.Cut(label, "="); ok {
+			t.Key, t.Operator, t.Value = key, corev1.TolerationOpEqual, value
+		} else {
+			t.Key = label
+		}
+		all = append(all, t)
+	}
+	return all
 }
 
 // spread keeps the pods of a proxy on different nodes, and in different zones, where it can.

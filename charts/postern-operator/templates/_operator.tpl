@@ -13,7 +13,16 @@
 {{- if contains "PRIVATE KEY" $h.ca.pem -}}
   {{- fail "hub.ca.pem holds a private key: give the certificate alone, and take the key out of your values" -}}
 {{- end -}}
-{{- range $name, $value := dict "hub.ca.secret" $h.ca.secret "identity.tokenSecret" .Values.identity.tokenSecret "test.tokenSecret" .Values.test.tokenSecret -}}
+{{- if and $h.httpProxy.url $h.httpProxy.secret -}}
+  {{- fail "hub.httpProxy.url and hub.httpProxy.secret are both given" -}}
+{{- end -}}
+{{- if contains "@" $h.httpProxy.url -}}
+  {{- fail "hub.httpProxy.url holds a user or password: put the URL into a Secret and name it with hub.httpProxy.secret" -}}
+{{- end -}}
+{{- if and $h.httpProxy.url (not (regexMatch "^https?://[^/@?#]+/?$" $h.httpProxy.url)) -}}
+  {{- fail (printf "hub.httpProxy.url %q is not the address of an HTTP proxy: write http://HOST:PORT" $h.httpProxy.url) -}}
+{{- end -}}
+{{- range $name, $value := dict "hub.httpProxy.secret" $h.httpProxy.secret "hub.ca.secret" $h.ca.secret "identity.tokenSecret" .Values.identity.tokenSecret "test.tokenSecret" .Values.test.tokenSecret -}}
   {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?$" $value)) -}}
     {{- fail (printf "%s is not the name of a Secret. A secret itself never stands among the values: kubectl create secret generic NAME --from-file=KEY=FILE, and give NAME" $name) -}}
   {{- end -}}
@@ -62,6 +71,24 @@
 {{- with $h.ca.pin }}
 - {name: POSTERN_CA_PIN, value: {{ . | quote }}}
 {{- end }}
+{{- with $h.httpProxy.url }}
+- {name: AGENT_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with $h.httpProxy.secret }}
+- name: AGENT_PROXY
+  valueFrom:
+    secretKeyRef: {name: {{ . }}, key: {{ $h.httpProxy.secretKey }}}
+{{- end }}
+{{- end -}}
+
+{{/* Port, and network if it is an address, of the HTTP proxy on the way to the hub. */}}
+{{- define "operator.httpProxyPort" -}}
+{{- $h := .Values.hub.httpProxy -}}
+{{- if $h.secret -}}
+{{ $h.port | int }}
+{{- else -}}
+{{- default (ternary "443" "80" (hasPrefix "https:" $h.url)) (regexFind ":[0-9]+$" (urlParse $h.url).host | trimPrefix ":") -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "operator.caVolume" -}}
@@ -118,6 +145,16 @@
 {{- with include "operator.pairs" $v.proxy.nodeSelector }}
 - {name: POSTERN_PROXY_NODE_SELECTOR, value: {{ . | quote }}}
 {{- end }}
+{{- with $v.proxy.tolerations }}
+- {name: POSTERN_PROXY_TOLERATION, value: {{ join "," . | quote }}}
+{{- end }}
+{{- with $v.hub.httpProxy.url }}
+- {name: POSTERN_PROXY_HTTP_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with $v.hub.httpProxy.secret }}
+- {name: POSTERN_PROXY_HTTP_PROXY_SECRET, value: {{ printf "%s/%s" . $v.hub.httpProxy.secretKey | quote }}}
+- {name: POSTERN_PROXY_HTTP_PROXY_PORT, value: {{ $v.hub.httpProxy.port | int | quote }}}
+{{- end }}
 {{- with $v.proxy.priorityClassName }}
 - {name: POSTERN_PROXY_PRIORITY_CLASS, value: {{ . | quote }}}
 {{- end }}
@@ -131,6 +168,15 @@
 - {name: POSTERN_WEBHOOK_SECRET, value: {{ include "postern.fullname" . }}-webhook}
 {{- with $v.webhook.excludedNamespaces }}
 - {name: POSTERN_EXCLUDE_NAMESPACE, value: {{ join "," . | quote }}}
+{{- end }}
+{{- with $v.webhook.podNamespaces }}
+- {name: POSTERN_POD_NAMESPACE, value: {{ join "," . | quote }}}
+{{- end }}
+{{- with $v.webhook.noProxy }}
+- {name: POSTERN_NO_PROXY, value: {{ join "," . | quote }}}
+{{- end }}
+{{- if $v.webhook.certManager.enabled }}
+- {name: POSTERN_WEBHOOK_CERT_MANAGER, value: "true"}
 {{- end }}
 {{- end }}
 - {name: POSTERN_LOG_LEVEL, value: {{ $v.logLevel }}}

@@ -54,7 +54,7 @@ func (c *capture) Close() error                { return nil }
 // they are and then dawdle. All are gone in the end, with what they cost, and a
 // pipe can be joined as ever.
 func TestFlood(t *testing.T) {
-	const short = 300 * time.Millisecond
+	const short = time.Second // callers dawdle for so long, and good ones meet within it
 	s := start(t, func(c *relay.Config) { c.HandshakeTime, c.JoinTime, c.MeetTime = short, short, short })
 	a, b := s.meet(t)
 	_, _ = a.Close(), b.Close()

@@ -69,15 +69,7 @@ func (r *Registry) CreateAccessGrant(ctx context.Context, org string, g access.G
 		return err
 	}
 	key, record := accessKey(org, g.ID), accessGrant{o.UID, g}
-	err = r.create(ctx, key, record)
-	if errors.Is(err, ErrExists) {
-		// One of an earlier organization with this name is dead: take its place.
-		var old accessGrant
-		rev, getErr := r.get(ctx, key, &old)
-		if getErr == nil && old.OrganizationUID != o.UID {
-			err = r.update(ctx, key, record, rev)
-		}
-	}
+	err = createOver(ctx, r, key, record, func(old accessGrant) bool { return old.OrganizationUID != o.UID })
 	if err != nil {
 		return fmt.Errorf("create access grant %q in organization %q: %w", g.ID, org, err)
 	}

@@ -71,15 +71,7 @@ func (r *Registry) registerAgent(ctx context.Context, agent Agent) (Agent, error
 	if err := r.room(ctx, "agent."+org+".", maxRegistrations); err != nil {
 		return Agent{}, fmt.Errorf("register agent %q in organization %q: %w", agent.ID, org, err)
 	}
-	err = r.create(ctx, agentKey(org, id), agent)
-	if errors.Is(err, ErrExists) {
-		// One of an earlier organization with this name is dead: take its place.
-		var old Agent
-		rev, getErr := r.get(ctx, agentKey(org, id), &old)
-		if getErr == nil && old.OrganizationUID != o.UID {
-			err = r.update(ctx, agentKey(org, id), agent, rev)
-		}
-	}
+	err = createOver(ctx, r, agentKey(org, id), agent, func(old Agent) bool { return old.OrganizationUID != o.UID })
 	if err != nil {
 		return Agent{}, fmt.Errorf("register agent %q in organization %q: %w", id, org, err)
 	}
@@ -152,15 +144,7 @@ func (r *Registry) AddAgentKey(ctx context.Context, org, agent string, key ident
 		Organization: org, Agent: agent, AgentUID: owner.UID, ID: key.ID(), Kind: key.Kind(), PEM: string(key.PEM()), Created: r.stamp(),
 	}
 	name := agentKeyKey(org, agent, k.ID)
-	err = r.create(ctx, name, k)
-	if errors.Is(err, ErrExists) {
-		// Left over from an earlier registration.
-		var old AgentKey
-		rev, getErr := r.get(ctx, name, &old)
-		if getErr == nil && old.AgentUID != owner.UID {
-			err = r.update(ctx, name, k, rev)
-		}
-	}
+	err = createOver(ctx, r, name, k, func(old AgentKey) bool { return old.AgentUID != owner.UID })
 	if err != nil {
 		return fail(err)
 	}

@@ -63,15 +63,7 @@ func (r *Registry) Bind(ctx context.Context, org string, which role.Role, p, by 
 	}
 	b := Binding{Organization: org, OrganizationUID: o.UID, Role: which, Principal: p, Created: r.stamp(), By: by}
 	key := bindingKey(org, which, p)
-	err = r.create(ctx, key, b)
-	if errors.Is(err, ErrExists) {
-		// Of an earlier organization with this name: it is dead.
-		var old Binding
-		rev, getErr := r.get(ctx, key, &old)
-		if getErr == nil && old.OrganizationUID != o.UID {
-			err = r.update(ctx, key, b, rev)
-		}
-	}
+	err = createOver(ctx, r, key, b, func(old Binding) bool { return old.OrganizationUID != o.UID })
 	if err != nil {
 		return fail(err)
 	}

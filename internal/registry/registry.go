@@ -168,15 +168,7 @@ func (r *Registry) CreateRobot(ctx context.Context, org, name, description strin
 	if err := r.room(ctx, "robot."+org+".", maxRobots); err != nil {
 		return Robot{}, fmt.Errorf("create robot %q in organization %q: %w", name, org, err)
 	}
-	err = r.create(ctx, robotKey(org, name), robot)
-	if errors.Is(err, ErrExists) {
-		// A robot of an earlier organization with this name is dead: take its place.
-		var old Robot
-		rev, getErr := r.get(ctx, robotKey(org, name), &old)
-		if getErr == nil && old.OrganizationUID != o.UID {
-			err = r.update(ctx, robotKey(org, name), robot, rev)
-		}
-	}
+	err = createOver(ctx, r, robotKey(org, name), robot, func(old Robot) bool { return old.OrganizationUID != o.UID })
 	if err != nil {
 		return Robot{}, fmt.Errorf("create robot %q in organization %q: %w", name, org, err)
 	}
@@ -253,6 +245,20 @@ func (r *Registry) create(ctx context.Context, key string, record any) error {
 		return fmt.Errorf("encode record %s: %w", key, err)
 	}
 	_, err = r.store.Create(ctx, key, b)
+	return err
+}
+
+// createOver creates a record. One that is dead, for an earlier organization or agent with
+// the name left it, loses its place.
+func createOver[T any](ctx context.Context, r *Registry, key string, record T, dead func(old T) bool) error {
+	err := r.create(ctx, key, record)
+	if !errors.Is(err, ErrExists) {
+		return err
+	}
+	var old T
+	if rev, getErr := r.get(ctx, key, &old); getErr == nil && dead(old) {
+		return r.update(ctx, key, record, rev)
+	}
 	return err
 }
 

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,15 +57,7 @@ func (r *Registry) CreateTrust(ctx context.Context, t Trust) (Trust, error) {
 	}
 	t.OrganizationUID, t.UID, t.Created = o.UID, uuid.NewString(), r.stamp()
 	key := trustKey(t.Organization, t.Name)
-	err = r.create(ctx, key, t)
-	if errors.Is(err, ErrExists) {
-		// One of an earlier organization with this name is dead: take its place.
-		var old Trust
-		rev, getErr := r.get(ctx, key, &old)
-		if getErr == nil && old.OrganizationUID != o.UID {
-			err = r.update(ctx, key, t, rev)
-		}
-	}
+	err = createOver(ctx, r, key, t, func(old Trust) bool { return old.OrganizationUID != o.UID })
 	if err != nil {
 		return fail(err)
 	}

@@ -20,8 +20,8 @@ var layers = map[string]int{
 	"assertion": 0, "kubeauth": 0, "kubestatus": 0, "kubeconfig": 0,
 	"pipe": 1, "stream": 1, "observe": 1, "uplink": 1, "reach": 1, "api": 1, "webconn": 1, "audit": 1, "oidc": 1, "exchange": 1, "podcluster": 1,
 	"bus": 2, "relay": 2, "registry": 2, "enroll": 2, "party": 2, "login": 2, "impersonate": 2,
-	"agent": 3, "proxy": 3, "gateway": 3, "install": 3, "issuer": 3, "fleet": 3,
-	"dashboard": 3, "operator": 3, "doctor": 3, "hub": 3, "demo": 3,
+	"agent": 3, "proxy": 3, "gateway": 3, "install": 3, "issuer": 3,
+	"doctor": 3, "hub": 3, "demo": 3,
 	"cli": 4,
 }
 

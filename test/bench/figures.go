@@ -60,6 +60,8 @@ const (
 	mCPUOwn       = "gateway: processor time, one get with a connection of its own"
 	mCPUExec      = "gateway: processor time, one exec"
 	mExecs        = "gateway: execs per second, 100 at once"
+	mRealGets     = "gateway: kubectl get, 50 processes at once, per second"
+	mRealExecs    = "gateway: kubectl exec, 100 processes at once, per second"
 	mEvents       = "gateway: events per second of 200 watches"
 	mEventP99     = "gateway: an event's way, p99"
 	mWatching     = "gateway: memory per idle watch"
@@ -100,6 +102,7 @@ var figures = []figure{
 	{name: "lists", who: apis, sample: sampleLists},
 	{name: "gets", who: apis, sample: sampleGets},
 	{name: "execs", who: apis, sample: sampleExecs},
+	{name: "kubectl", who: apis, sample: sampleKubectl},
 	{name: "watches", who: apis, sample: sampleWatches},
 	{name: "watching", fresh: true, who: []string{"gateway"}, sample: sampleWatching},
 }

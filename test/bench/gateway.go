@@ -23,6 +23,7 @@ import (
 // gateway's URL of it.
 type site struct {
 	base   string // before the Kubernetes path
+	ca     string // file with the certificate to trust
 	token  string
 	conf   *tls.Config
 	client *http.Client // over HTTP/2, as client libraries do
@@ -35,7 +36,7 @@ func newSite(base, certFile, name, token string) (*site, error) {
 		return nil, err
 	}
 	conf.ServerName = name
-	s := &site{base: base, token: token, conf: conf}
+	s := &site{base: base, ca: certFile, token: token, conf: conf}
 	s.client = s.newClient()
 	return s, nil
 }
@@ -263,11 +264,10 @@ func (s *site) exec(ctx context.Context) error {
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
 		return fmt.Errorf("exec: %s: %s", answer.Status, text)
 	}
-	const line = "a line of a shell\n"
-	if _, err := io.WriteString(c, line); err != nil {
+	if _, err := io.WriteString(c, shellLine); err != nil {
 		return err
 	}
-	if back, err := in.ReadString('\n'); err != nil || back != line {
+	if back, err := in.ReadString('\n'); err != nil || back != shellLine {
 		return fmt.Errorf("exec: got %q back, %w", back, err)
 	}
 	return nil

@@ -13,14 +13,19 @@ import (
 	"time"
 )
 
-// listed is how many pods the long list has.
-const listed = 5000
+// listed is how many pods the long list has, few the short one.
+const (
+	listed = 5000
+	few    = 10
+)
 
 // pod has what makes up most of a pod in JSON, in sizes that are usual.
 type pod struct {
-	Metadata podMeta        `json:"metadata"`
-	Spec     map[string]any `json:"spec"`
-	Status   map[string]any `json:"status"`
+	Kind       string         `json:"kind,omitempty"`
+	APIVersion string         `json:"apiVersion,omitempty"`
+	Metadata   podMeta        `json:"metadata"`
+	Spec       map[string]any `json:"spec"`
+	Status     map[string]any `json:"status"`
 }
 
 type podMeta struct {
@@ -80,8 +85,10 @@ func runAPI(f roleFlags) ([]string, error) {
 		return nil, err
 	}
 	pods := makePods(listed)
-	few := pods
-	few.Items = pods.Items[:10]
+	short := pods
+	short.Items = pods.Items[:few]
+	one := pods.Items[0]
+	one.Kind, one.APIVersion, one.Metadata.Name, one.Metadata.Namespace = "Pod", "v1", "one", "bench"
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/v1/pods", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("watch") != "" {
@@ -90,8 +97,16 @@ func runAPI(f roleFlags) ([]string, error) {
 		}
 		serveJSON(w, r, pods)
 	})
-	mux.HandleFunc("GET /api/v1/namespaces/bench/pods", func(w http.ResponseWriter, r *http.Request) { serveJSON(w, r, few) })
-	mux.HandleFunc("GET /api/v1/namespaces/bench/pods/one", func(w http.ResponseWriter, r *http.Request) { serveJSON(w, r, pods.Items[0]) })
+	mux.HandleFunc("GET /api/v1/namespaces/bench/pods", func(w http.ResponseWriter, r *http.Request) {
+		if wantsTable(r) {
+			serveJSON(w, r, table(short))
+			return
+		}
+		serveJSON(w, r, short)
+	})
+	mux.HandleFunc("GET /api/v1/namespaces/bench/pods/one", func(w http.ResponseWriter, r *http.Request) { serveJSON(w, r, one) })
+	mux.HandleFunc("GET /api/v1/namespaces/bench/pods/one/exec", serveRemoteCommand)
+	serveDiscovery(mux)
 	mux.HandleFunc("POST /api/v1/namespaces/bench/pods/one/exec", serveExec)
 	conf.SessionTicketsDisabled = false // kube-apiserver resumes sessions
 	server := &http.Server{Handler: mux, TLSConfig: conf, ReadHeaderTimeout: 10 * time.Second}

@@ -25,6 +25,7 @@ type options struct {
 	quick      bool
 	json       bool
 	binary     string // postern executable; empty means build it
+	kubectl    string // its executable; empty means the one that test/kube builds
 	keep       bool   // keep the folder with the logs
 	strict     bool   // a goal that is missed makes the exit code 1
 }
@@ -58,6 +59,7 @@ func parseOptions() options {
 	flag.BoolVar(&o.quick, "quick", false, "one short sample of each, to see that everything works; the figures mean little")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON, with every sample")
 	flag.StringVar(&o.binary, "postern", "", "the postern `executable` to measure; built from this checkout when empty")
+	flag.StringVar(&o.kubectl, "kubectl", "", "the kubectl `executable`; when empty the one that test/kube builds, which takes long the first time")
 	flag.BoolVar(&o.keep, "keep", false, "keep the temporary folder with the logs of all processes")
 	flag.BoolVar(&o.strict, "strict", false, "exit with 1 when a goal is missed")
 	flag.Parse()

@@ -69,7 +69,7 @@ func unitOf(name string) unit {
 		return unit{"µs", 0}
 	case mIdle, mWatching:
 		return unit{"KiB", 1}
-	case mLists, mListsGzip:
+	case mLists, mListsGzip, mRealGets, mRealExecs:
 		return unit{"/s", 2}
 	case mKubectls, mExecs, mEvents:
 		return unit{"/s", 0}
@@ -108,6 +108,8 @@ var goals = []goal{
 	{metric: mGetP99, reference: "api", gateway: 1.5, above: true},
 	{metric: mKubectls, reference: "api", atLeast: true, gateway: 0.8},
 	{metric: mExecs, reference: "api", atLeast: true, gateway: 0.8},
+	{metric: mRealGets, reference: "api", atLeast: true, gateway: 0.8},
+	{metric: mRealExecs, reference: "api", atLeast: true, gateway: 0.8},
 	{metric: mEvents, reference: "api", atLeast: true, gateway: 0.8},
 	{metric: mWatching, gateway: 64},
 }

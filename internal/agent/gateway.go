@@ -117,14 +117,27 @@ func (e end) close() {
 	}
 }
 
-// carry joins a stream to what it leads to, until it ends.
+// carry joins a stream to what it leads to, until it ends. It is not for the gateway.
 func (e end) carry(s *stream.Stream) (stream.Stats, error) {
-	if e.gateway == nil {
-		return s.Carry(e.conn, nil, wire.LegTarget)
-	}
-	c := &counted{Stream: s}
-	e.gateway.Serve(c)
-	return stream.Stats{In: c.in.Load(), Out: c.out.Load()}, nil
+	return s.Carry(e.conn, nil, wire.LegTarget)
+}
+
+// hand gives a stream to the gateway, and goes on with its lane when it has ended. No
+// goroutine waits for that: there may be a stream for each of thousands of watches.
+func (o *serving) hand() {
+	l, a := o.lane, o.agent
+	c := &counted{Stream: o.s}
+	a.wg.Add(1)
+	o.to.gateway.Take(c, func() {
+		go func() {
+			defer a.wg.Done()
+			o.end(stream.Stats{In: c.in.Load(), Out: c.out.Load()}, nil)
+			<-l.done
+			o.leave()
+			l.vacate()
+			a.serve(l)
+		}()
+	})
 }
 
 // counted is a stream that counts its bytes.

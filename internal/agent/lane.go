@@ -61,9 +61,16 @@ func (a *Agent) join(ticket wire.Ticket) {
 	a.wg.Go(func() { a.serve(l) }) // on a stack that the handshakes have not grown
 }
 
-// serve serves a pipe until it ends.
+// errHanded means that somebody else goes on with the lane.
+var errHanded = errors.New("the stream was handed on")
+
+// serve serves a pipe until it ends, or until a stream is handed to somebody who goes on
+// with it.
 func (a *Agent) serve(l *lane) {
 	err := l.serve()
+	if err == errHanded { //nolint:errorlint // it is that very one
+		return
+	}
 	p := l.pipe
 	p.Close()
 	a.mu.Lock()
@@ -132,7 +139,9 @@ func (l *lane) serve() error {
 			return err
 		}
 		if l.occupy() {
-			err = l.one(in)
+			if err = l.one(in); err == errHanded { //nolint:errorlint // it is that very one
+				return err
+			}
 		} else { // the pipe stays: were it closed, the proxy might just be asking for a stream
 			f := wire.Fail(wire.LegAgent, wire.CodeDraining, "replica %s is shutting down", l.agent.cfg.Name)
 			l.visit(in, time.Now()).refused("", f)
@@ -168,8 +177,13 @@ func (l *lane) vacate() {
 // little on the stack, which stays as it is while the stream lives.
 func (l *lane) one(in *stream.Incoming) error {
 	o := &serving{lane: l, in: in, start: time.Now(), cancel: func() {}}
+	goes, err := o.begin()
+	if goes && o.to.gateway != nil {
+		o.hand()
+		return errHanded
+	}
 	defer o.leave()
-	if goes, err := o.begin(); !goes {
+	if !goes {
 		return err
 	}
 	stats, err := o.to.carry(o.s)

@@ -19,15 +19,17 @@ const (
 // would hold a buffer meanwhile, and twice the stack.
 type Answer struct {
 	from      *http.Response
+	asked     http.Header
 	body      io.ReadCloser
 	announced int
 }
 
 // Take takes the body out of an answer, from ModifyResponse of the ReverseProxy. Follow
 // must come after it. The answer must not change the protocol, nor its request have a
-// body, which would be closed too early.
-func Take(r *http.Response) *Answer {
-	a := &Answer{from: r, body: r.Body, announced: len(r.Trailer)}
+// body, which would be closed too early. asked is the header of the request that is
+// answered: it is emptied when the answer begins, for what follows may last for hours.
+func Take(r *http.Response, asked http.Header) *Answer {
+	a := &Answer{from: r, asked: asked, body: r.Body, announced: len(r.Trailer)}
 	r.Body = http.NoBody
 	return a
 }
@@ -54,6 +56,8 @@ func (a *Answer) copy(w io.Writer, control *http.ResponseController, buffers *Po
 	if err := control.Flush(); err != nil {
 		return err
 	}
+	clear(a.asked)
+	a.asked, a.from.Header, a.from.Request = nil, nil, nil
 	small := make([]byte, smallSize)
 	buf := small
 	defer func() {

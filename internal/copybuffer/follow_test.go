@@ -54,8 +54,9 @@ func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		big := bytes.Repeat([]byte("x"), 3*smallSize)
 		body := &pieces{all: [][]byte{[]byte("one"), big, big, []byte("two")}, end: io.EOF}
-		r := &http.Response{Body: body, Trailer: http.Header{"Sum": nil}}
-		a := Take(r)
+		r := &http.Response{Body: body, Request: &http.Request{}, Trailer: http.Header{"Sum": nil}}
+		asked := http.Header{"Authorization": {"Bearer x"}}
+		a := Take(r, asked)
 		if r.Body != http.NoBody {
 			t.Error("the body is still there")
 		}
@@ -70,6 +71,9 @@ func TestFollow(t *testing.T) {
 		if len(w.at) < 5 || w.at[0] != 0 || w.at[1] != 3 || w.at[len(w.at)-1] != w.Body.Len() {
 			t.Errorf("flushed at %v", w.at)
 		}
+		if len(asked) > 0 || r.Request != nil {
+			t.Error("the request is still remembered")
+		}
 		if w.Header().Get("Sum") != "42" || !body.closed {
 			t.Errorf("trailer %v, closed %v", w.Header(), body.closed)
 		}
@@ -78,7 +82,7 @@ func TestFollow(t *testing.T) {
 		}
 
 		slow := &pieces{pause: time.Minute, all: [][]byte{big, []byte("late")}, end: errors.New("broken")}
-		b := Take(&http.Response{Body: slow})
+		b := Take(&http.Response{Body: slow}, nil)
 		b.from.Trailer = http.Header{"Sum": {"43"}}
 		w = &flushed{ResponseRecorder: httptest.NewRecorder()}
 		if err := b.Follow(w, New(4<<10)); err != slow.end { //nolint:errorlint // it is passed as it is

@@ -186,7 +186,7 @@ func (g *Gateway) proxy(size int, flush time.Duration) *httputil.ReverseProxy {
 		ModifyResponse: func(r *http.Response) error {
 			tame(r.Header)
 			if c := callOf(r.Request); c.long() && r.StatusCode != http.StatusSwitchingProtocols && r.Request.Body == nil {
-				c.slow = copybuffer.Take(r)
+				c.slow = copybuffer.Take(r, c.in.Header)
 			}
 			return nil
 		},

@@ -38,7 +38,7 @@ func (w *world) secure(t *testing.T, secret string) (*http.Transport, *assertion
 	t.Helper()
 	mine, its := net.Pipe()
 	var serving sync.WaitGroup
-	serving.Go(func() { w.server.Serve(newSecured(t, its, secret)) })
+	serving.Go(func() { serve(w.server, newSecured(t, its, secret)) })
 	tr := &http.Transport{MaxConnsPerHost: 1, DialContext: func(context.Context, string, string) (net.Conn, error) { return mine, nil }}
 	t.Cleanup(func() { tr.CloseIdleConnections(); _ = mine.Close(); serving.Wait() })
 	return tr, newSecured(t, mine, secret).bond

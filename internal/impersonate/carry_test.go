@@ -389,7 +389,7 @@ func TestDrain(t *testing.T) {
 	w.hub.DialContext = func(context.Context, string, string) (net.Conn, error) {
 		mine, its := net.Pipe()
 		go func() {
-			w.server.Serve(its)
+			serve(w.server, its)
 			ended <- struct{}{}
 		}()
 		return mine, nil
@@ -458,7 +458,7 @@ func TestSlowHeader(t *testing.T) {
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = s.Run(ctx) }()
 		mine, its := net.Pipe()
-		go s.Serve(its)
+		go serve(s, its)
 		begin := time.Now()
 		var wg sync.WaitGroup
 		wg.Go(func() {

@@ -42,6 +42,7 @@ type request struct {
 	upgrade bool               // it asks for another protocol
 	long    bool               // a watch or the like
 	slow    *copybuffer.Answer // to it
+	header  http.Header        // as it came
 }
 
 // requestKey is where a request's context holds its request.
@@ -140,7 +141,7 @@ func (s *Server) believe(w http.ResponseWriter, r *http.Request) (*request, erro
 	if err != nil {
 		return nil, s.disbelieve(err)
 	}
-	q := &request{Claims: claims}
+	q := &request{Claims: claims, header: r.Header}
 	switch {
 	case !strings.HasPrefix(r.RequestURI, "/") || r.Method == http.MethodConnect:
 		return nil, wire.Fail(wire.LegClient, wire.CodeBadRequest, "want a path, and no tunnel")
@@ -242,7 +243,7 @@ func modify(r *http.Response) error {
 		r.Header.Del("Content-Length")
 	}
 	if q.long && r.StatusCode != http.StatusSwitchingProtocols && r.Request.Body == nil {
-		q.slow = copybuffer.Take(r)
+		q.slow = copybuffer.Take(r, q.header)
 	}
 	return nil
 }

@@ -113,15 +113,15 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// Serve answers what comes over a connection until it ends, by either side. The server
-// closes it. When Run has ended, it does so at once.
-func (s *Server) Serve(conn net.Conn) {
-	c := &handed{Conn: conn, closed: make(chan struct{})}
+// Take answers what comes over a connection until it ends, by either side. The server
+// closes it, and then calls ended, which must not wait; when Run has ended, it does so at
+// once. Take returns before.
+func (s *Server) Take(conn net.Conn, ended func()) {
+	c := &handed{Conn: conn, ended: ended}
 	select {
 	case s.conns.conns <- c:
-		<-c.closed
 	case <-s.conns.closed:
-		_ = conn.Close()
+		_ = c.Close()
 	}
 }
 
@@ -188,17 +188,17 @@ type handedAddr struct{}
 func (handedAddr) Network() string { return "postern" }
 func (handedAddr) String() string  { return "gateway" }
 
-// handed is a connection whose end somebody waits for.
+// handed is a connection whose end somebody wants to know of.
 type handed struct {
 	net.Conn
-	closed chan struct{}
-	once   sync.Once
+	ended func()
+	once  sync.Once
 }
 
 // Close implements net.Conn.
 func (c *handed) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() { close(c.closed) })
+	c.once.Do(c.ended)
 	return err
 }
 

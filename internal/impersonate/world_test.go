@@ -95,7 +95,7 @@ func (w *world) start() {
 	wg.Go(func() { _ = s.Run(ctx) })
 	w.hub = &http.Transport{DisableCompression: true, ExpectContinueTimeout: time.Minute, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		mine, its := net.Pipe()
-		wg.Go(func() { s.Serve(its) })
+		wg.Go(func() { serve(s, its) })
 		return mine, nil
 	}}
 	w.t.Cleanup(func() {
@@ -249,7 +249,7 @@ func (w *world) raw(text string) (codes []int) {
 	mine, its := net.Pipe()
 	defer mine.Close()
 	var wg sync.WaitGroup
-	wg.Go(func() { w.server.Serve(its) })
+	wg.Go(func() { serve(w.server, its) })
 	wg.Go(func() { _, _ = io.WriteString(mine, text) })
 	defer wg.Wait()
 	defer mine.Close()
@@ -283,3 +283,10 @@ func isStatus(t *testing.T, answer *http.Response, body string, code int, text s
 
 // longAgo is a time of which no assertion may be.
 func longAgo() time.Time { return time.Now().Add(-assertion.Life - assertion.Skew - time.Minute) }
+
+// serve has a server answer what comes over a connection, until it ends.
+func serve(s *Server, conn net.Conn) {
+	ended := make(chan struct{})
+	s.Take(conn, func() { close(ended) })
+	<-ended
+}

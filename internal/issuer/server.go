@@ -34,8 +34,11 @@ const (
 type Options struct {
 	Registry *observe.Registry   // nil: nothing is counted
 	Health   *observe.Health     // required: it is served too
-	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY on the way to issuers, and for the pod's cluster; nil for none
+	Getenv   func(string) string // for HTTPS_PROXY and NO_PROXY on the way to issuers; nil for none
 	Log      *slog.Logger
+
+	// Cluster is where --issuer-keys-secret is; nil: the cluster of the pod that Getenv tells of.
+	Cluster *podcluster.Cluster
 
 	// Started, if not nil, is called once when the server serves.
 	Started func(addr net.Addr)
@@ -71,8 +74,11 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer func() { _ = ln.Close() }()
-	cluster := podcluster.New(s.opt.Getenv, podcluster.Dir)
-	defer cluster.Close()
+	cluster := s.opt.Cluster
+	if cluster == nil {
+		cluster = podcluster.New(s.opt.Getenv, podcluster.Dir)
+		defer cluster.Close()
+	}
 	keys, err := OpenKeys(Place{Mounted: s.cfg.KeysDir, Secret: s.cfg.KeysSecret, Own: s.cfg.Data, Cluster: cluster})
 	if err != nil {
 		return err

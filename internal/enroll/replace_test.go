@@ -1,6 +1,7 @@
 package enroll_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,11 +30,12 @@ func replace(t *testing.T, name, text string) {
 // is replaced by the function returned.
 func mount(t *testing.T, text string) (file string, swap func(text string)) {
 	t.Helper()
-	dir := t.TempDir()
+	dir, version := t.TempDir(), 0
 	swap = func(text string) {
 		t.Helper()
-		folder, err := os.MkdirTemp(dir, "..data-")
-		if err != nil {
+		version++
+		folder := filepath.Join(dir, fmt.Sprint("..", version))
+		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		replace(t, filepath.Join(folder, "token"), text)

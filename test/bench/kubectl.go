@@ -153,7 +153,7 @@ func serveRemoteCommand(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer ws.CloseNow()
+	defer func() { _ = ws.CloseNow() }()
 	ctx, cancel := context.WithTimeout(r.Context(), patience)
 	defer cancel()
 	for _, text := range []string{string(rune(output)) + shellLine, string(rune(end)) + `{"metadata":{},"status":"Success"}`} {

@@ -79,12 +79,16 @@ func TestWhatTheAPIServerRefuses(t *testing.T) {
 		{"no key", "    key: token\n", "", "spec.secretRef.key: Required value"},
 		{"no secret's name", "    name: robot-token\n", "", "spec.secretRef.name: Required value"},
 		{"empty key", "key: token", "key: ''", "spec.secretRef.key"},
+		{"a token for a Secret's name", "name: robot-token", "name: eyJhbGciOi.J9_x", "the token itself does not stand here"},
+		{"a path for a key", "key: token", "key: ../token", "a key of a Secret has characters"},
 		{"unknown field", "secretRef:", "secretref: {}\n  secretRef:", `unknown field "spec.secretref"`},
 		{"name with a dot", "private-cluster", "private.cluster", "a Proxy's name has at most 57 characters"},
 		{"long name", "private-cluster", strings.Repeat("x", 58), "a Proxy's name has at most 57 characters"},
 		{"connect URL", "secretRef:", "hub: {connectUrl: hub.example.org}\n  secretRef:", "connectUrl is tls://HOST or tls://HOST:PORT"},
 		{"password in the URL", "secretRef:", "hub: {connectUrl: 'tls://a:b@hub.example.org'}\n  secretRef:", "connectUrl is tls://HOST or tls://HOST:PORT"},
 		{"organization", "secretRef:", "hub: {organization: Acme Inc}\n  secretRef:", "an organization's name has 1 to 63 characters"},
+		{"blanks in the URL", "secretRef:", "hub: {connectUrl: 'tls://hub example'}\n  secretRef:", "connectUrl is tls://HOST or tls://HOST:PORT"},
+		{"a private key", "secretRef:", "hub: {caBundle: '-----BEGIN CERTIFICATE----- -----BEGIN PRIVATE KEY-----'}\n  secretRef:", "caBundle holds a private key"},
 		{"CA", "secretRef:", "hub: {caBundle: /etc/ca.crt}\n  secretRef:", "caBundle is the text of certificates in PEM"},
 	} {
 		for _, group := range []string{"spaces.upbound.io", "postern.dev"} {

@@ -25,6 +25,7 @@ const FieldManager = "postern-operator-pods"
 const (
 	gatherTime = 200 * time.Millisecond // changes come in flocks
 	retryTime  = 5 * time.Second        // after a step that failed
+	sweepTime  = time.Minute            // whatever is heard: nobody tells of a password that changed
 	undoTime   = 10 * time.Minute       // a Proxy that is deleted waits no longer for its pods
 )
 
@@ -58,9 +59,10 @@ func (p *Pods) Start(ctx context.Context) error {
 			p.cfg.Log.Warn("pods were not brought up to date", "error", err)
 			next = retryTime
 		}
-		if next > 0 {
-			timer.Reset(next)
+		if next <= 0 || next > sweepTime {
+			next = sweepTime
 		}
+		timer.Reset(next)
 	}
 }
 

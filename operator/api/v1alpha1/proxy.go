@@ -82,11 +82,13 @@ type SecretKeyRef struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="a Secret's name has characters of a-z, 0-9, '-' and '.', with a letter or digit at either end; the token itself does not stand here."
 	Name string `json:"name"`
 	// Key in the Secret.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[-._a-zA-Z0-9]+$') && !self.startsWith('..') && self != '.'",message="a key of a Secret has characters of a-z, A-Z, 0-9, '-', '_' and '.', such as token."
 	Key string `json:"key"`
 }
 
@@ -95,7 +97,7 @@ type Hub struct {
 	// ConnectURL is the hub's address: tls://HOST[:4222] or wss://HOST[:443].
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="self.matches('^(tls|https|wss)://[^/@?#]+(/[^?#]*)?$')",message="connectUrl is tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes."
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(tls|https|wss)://[^/@?# ]+(/[^?# ]*)?$')",message="connectUrl is tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes."
 	ConnectURL string `json:"connectUrl,omitempty"`
 	// Organization to work for.
 	// +optional
@@ -107,6 +109,7 @@ type Hub struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=65536
 	// +kubebuilder:validation:XValidation:rule="self.contains('-----BEGIN CERTIFICATE-----')",message="caBundle is the text of certificates in PEM: it begins with -----BEGIN CERTIFICATE-----."
+	// +kubebuilder:validation:XValidation:rule="!self.contains('PRIVATE KEY')",message="caBundle holds a private key: give the certificate alone, and replace that key."
 	CABundle string `json:"caBundle,omitempty"`
 }
 

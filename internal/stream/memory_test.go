@@ -54,7 +54,12 @@ func TestMemoryOfStreams(t *testing.T) {
 				}
 				settle(t, all)
 			}
-			if per := (memory() - before) / n; per > tt.most {
+			// Buffers go back as goroutines come to rest, which takes its time on a busy machine.
+			per := (memory() - before) / n
+			for begin := time.Now(); per > tt.most && time.Since(begin) < 20*time.Second; per = (memory() - before) / n {
+				time.Sleep(100 * time.Millisecond)
+			}
+			if per > tt.most {
 				t.Errorf("%d KiB per stream; want at most %d", per>>10, tt.most>>10)
 			} else {
 				t.Logf("%d KiB per stream", per>>10)
@@ -65,7 +70,7 @@ func TestMemoryOfStreams(t *testing.T) {
 			w.client, w.server = base.Pair(t, nil)
 			w.clientHost, w.serverHost = newHost(base.Buffers), newHost(base.Buffers)
 			j := w.join(t, nil)
-			b := random(4 << 20)
+			b := random(1 << 20)
 			go sendAll(t, j.target, b)
 			if got, err := io.ReadAll(j.client); err != nil || len(got) != len(b) {
 				t.Errorf("another stream: %d bytes of %d, %v", len(got), len(b), err)

@@ -80,6 +80,7 @@ func echo(seen chan<- arrived) http.HandlerFunc {
 // ones too.
 func converse(t *testing.T, conn net.Conn, in *bufio.Reader, text string) (res *http.Response, body string, hints []int) {
 	t.Helper()
+	_ = conn.SetDeadline(time.Now().Add(patience)) // for each of many requests
 	method, _, _ := strings.Cut(text, " ")
 	head, rest, waits := text, "", false
 	if strings.Contains(text, "100-continue") { // the body waits until it is asked for
@@ -154,7 +155,6 @@ func TestExact(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = far.Close() })
-	_ = far.SetDeadline(time.Now().Add(patience))
 	farIn := bufio.NewReader(far)
 	for _, text := range tests {
 		name := text[:min(len(text), 70)]

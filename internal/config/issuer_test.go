@@ -30,6 +30,11 @@ func TestIdentityIssuerErrors(t *testing.T) {
 		{"issuer-url=https://id.example.org issuer-key-ahead=1m", "out of bounds"},
 		{"issuer-url=https://id.example.org issuer-key-age=24h", "too short"},
 		{"issuer-keys-dir=d", "is of no use alone"},
+		{"issuer-keys-secret=keys", "is of no use alone"},
+		{"issuer-url=https://id.example.org issuer-keys-secret=postern-system/keys", ""},
+		{"issuer-url=https://id.example.org issuer-keys-secret=a/b/c", "[NAMESPACE/]NAME"},
+		{"issuer-url=https://id.example.org issuer-keys-secret=Keys", "[NAMESPACE/]NAME"},
+		{"issuer-url=https://id.example.org issuer-keys-secret=keys issuer-keys-dir=d", "keys are in one place"},
 	} {
 		hub := DefaultHub()
 		set := Bind(&hub)

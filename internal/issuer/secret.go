@@ -35,7 +35,7 @@ type Secret struct {
 // not given. The Secret need not be there.
 func NewSecret(cluster *podcluster.Cluster, name string) (*Secret, error) {
 	if !cluster.There() {
-		return nil, fmt.Errorf("--issuer-keys-secret: %w", podcluster.ErrNoPod)
+		return nil, fmt.Errorf("keys in Secret %s: %w", name, podcluster.ErrNoPod)
 	}
 	s := &Secret{cluster: cluster, name: name}
 	if namespace, rest, ok := strings.Cut(name, "/"); ok {

@@ -5,6 +5,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -14,11 +15,22 @@ import (
 
 // KubectlInside runs kubectl as administrator inside the private network, without any tunnel.
 func (c *Cluster) KubectlInside(ctx context.Context, args ...string) (string, error) {
-	name := c.path("pki", "inside.kubeconfig")
-	if err := (pki.Kubeconfig{Server: c.direct(), CA: c.pki.CertPEM(), Client: c.admin}).WriteFile(name); err != nil {
+	name, err := c.InsideKubeconfig()
+	if err != nil {
 		return "", err
 	}
 	return c.Exec(ctx, c.Kubectl(), append([]string{"--kubeconfig", name, "--cache-dir", c.path("kubectl-cache")}, args...)...)
+}
+
+// InsideKubeconfig is a file with a kubeconfig of an administrator inside the private network.
+func (c *Cluster) InsideKubeconfig() (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	name := c.path("pki", "inside.kubeconfig")
+	if _, err := os.Stat(name); err == nil {
+		return name, nil // others may be reading it
+	}
+	return name, pki.Kubeconfig{Server: c.direct(), CA: c.pki.CertPEM(), Client: c.admin}.WriteFile(name)
 }
 
 // Direct is the API server's URL inside, without any tunnel.

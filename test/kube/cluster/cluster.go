@@ -34,10 +34,6 @@ const startTimeout = 4 * time.Minute
 type Options struct {
 	// Logf reports progress, one line a call; nil for none.
 	Logf func(format string, args ...any)
-	// WithoutNode leaves out everything that runs pods: there are etcd, the API server and the
-	// controller manager, which is enough for clients and controllers, and starts in a third of
-	// the time. Import, pods and the cluster's DNS do not work then.
-	WithoutNode bool
 	// APIServer are further flags of the API server.
 	APIServer []string
 }
@@ -130,12 +126,6 @@ func (c *Cluster) start(ctx context.Context) error {
 	}
 	if c.pki, err = pki.New(c.path("pki"), "postern-kube"); err != nil {
 		return err
-	}
-	if c.opts.WithoutNode {
-		if err := c.startControlPlane(ctx); err != nil {
-			return err
-		}
-		return c.waitForAccount(ctx)
 	}
 	if err := c.makeCgroups(); err != nil {
 		return err

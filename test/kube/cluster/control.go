@@ -50,9 +50,6 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 		"--use-service-account-credentials=true"); err != nil {
 		return err
 	}
-	if c.opts.WithoutNode {
-		return nil
-	}
 	return c.startController("kube-scheduler", "system:kube-scheduler")
 }
 

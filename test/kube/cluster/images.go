@@ -51,6 +51,14 @@ func (c *Cluster) ImportArchive(ctx context.Context, archive string) error {
 	return nil
 }
 
+// Tag gives an image on the node a further name.
+func (c *Cluster) Tag(ctx context.Context, name, further string) error {
+	if _, err := c.Exec(ctx, "/usr/bin/ctr", "-a", socket, "-n", "k8s.io", "images", "tag", "--force", name, further); err != nil {
+		return fmt.Errorf("tag the image %s: %w", name, err)
+	}
+	return nil
+}
+
 func (c *Cluster) importTool(ctx context.Context) error {
 	links := make(map[string]string)
 	for _, name := range []string{"cat", "echo", "env", "exit", "gen", "linger", "serve", "sha256", "sleep", "tar", "test", "tick", "tty"} {

@@ -69,17 +69,6 @@ func StartT(t *testing.T) *Cluster {
 	return c
 }
 
-// StartPairT is StartPair for a test.
-func StartPairT(t *testing.T) *Pair {
-	t.Helper()
-	p, err := StartPair(t.Context(), Options{Logf: t.Logf}, Options{Logf: t.Logf})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.Close)
-	return p
-}
-
 // prepare builds and installs what is missing, and reserves the machine for one cluster.
 func prepare(ctx context.Context, opts Options) (*machine, *bins.Set, error) {
 	logf := opts.Logf

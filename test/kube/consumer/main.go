@@ -23,6 +23,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
@@ -210,6 +211,9 @@ func (c *consumer) writeBack(ctx context.Context, m *corev1.ConfigMap) error {
 func (c *consumer) annotate(ctx context.Context, name, key, value string) error {
 	maps := c.own.CoreV1().ConfigMaps(c.namespace)
 	m, err := maps.Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil // somebody else's copy
+	}
 	if err != nil || m.Annotations[key] == value {
 		return err
 	}

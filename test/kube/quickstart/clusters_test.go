@@ -21,6 +21,7 @@ import (
 //	go test -run 'TestClusters/selector' -v ./quickstart
 func TestClusters(t *testing.T) {
 	w := newWorld(t)
+	t.Run("apart", w.apart)
 	t.Run("private cluster", w.privateCluster)
 	t.Run("quick start", w.connected)
 	for _, part := range []struct {
@@ -28,11 +29,15 @@ func TestClusters(t *testing.T) {
 		test func(*testing.T)
 	}{
 		{"identity", w.identity},
-		{"upgrade", func(t *testing.T) { w.upgrade(t, "default") }},
+		{"helm test", w.helmTests},
+		{"upgrade", w.upgrade},
 		{"identity renewed", w.identityRenewed},
+		{"token", w.token},
+		{"shared agent", w.sharedAgent},
 		{"restarts", w.restarts},
 		{"selector", w.selector},
 		{"webhook down", w.webhookDown},
+		{"compatibility", w.compatibility},
 		{"remove", w.remove}, // last, as nothing is left
 	} {
 		t.Run(part.name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func (w *world) selector(t *testing.T) {
 func (w *world) applied(t *testing.T, provider string) {
 	t.Helper()
 	eventually(t, "the pods of "+provider+" go through the proxy", 2*time.Minute, func(ctx context.Context) error {
-		out, err := w.pair.A.KubectlInside(ctx, "get", "proxy", "private-cluster", "-n", "default", "-o",
+		out, err := w.pair.A.KubectlInside(ctx, "get", "proxies.postern.dev", "private-cluster", "-n", "default", "-o",
 			`jsonpath={.status.lastAppliedPodSelector.matchLabels.pkg\.crossplane\.io/provider} {.status.conditions[?(@.type=="PodsUpdated")].status}`)
 		if err == nil && out != provider+" True" {
 			err = fmt.Errorf("the status says %q", out)
@@ -83,13 +84,17 @@ func (w *world) webhookDown(t *testing.T) {
 func (w *world) made(t *testing.T) map[string]int {
 	t.Helper()
 	out := kubectl(t, w.pair.A, "get", "events", "-n", "crossplane-system", "--field-selector", "reason=SuccessfulCreate,involvedObject.kind=ReplicaSet",
-		"-o", `jsonpath={range .items[*]}{.message}{"\n"}{end}`)
+		"-o", `jsonpath={range .items[*]}{.count} {.message}{"\n"}{end}`)
 	made := map[string]int{}
-	for line := range strings.Lines(out) {
-		if name, ok := strings.CutPrefix(line, "Created pod: "); ok {
-			name, _, _ = strings.Cut(name, "-")
-			made[name]++
+	for line := range strings.Lines(out) { // of many, later ones are one that says so, and is counted
+		how, pod, _ := strings.Cut(line, "Created pod: ")
+		name, _, _ := strings.Cut(pod, "-")
+		count, _, _ := strings.Cut(how, " ")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			t.Fatalf("an event says %q", line)
 		}
+		made[name] += n
 	}
 	return made
 }
@@ -122,17 +127,11 @@ func (w *world) remove(t *testing.T) {
 		}
 	}
 	kubectl(t, w.pair.A, "rollout", "status", "deployment/consumer", "-n", "crossplane-system", "--timeout=50s")
-	eventually(t, "the consumer's pod has no proxy", time.Minute, func(ctx context.Context) error {
-		out, err := w.pair.A.KubectlInside(ctx, "get", "pods", "-n", "crossplane-system", "-l", "app=consumer", "-o", "jsonpath={.items[*].spec.containers[*].env[*].name}")
-		if err == nil && strings.Contains(out, "PROXY") {
-			err = fmt.Errorf("it has %s", out)
-		}
-		return err
-	})
+	w.bare(t)
 	w.remade(t, before, 1, 0)
 	for _, kind := range []string{
 		"deployments", "services", "secrets", "serviceaccounts", "poddisruptionbudgets", "networkpolicies", "mutatingwebhookconfigurations",
-		"roles", "rolebindings", "clusterroles", "clusterrolebindings", "jobs", "leases", "proxies",
+		"roles", "rolebindings", "clusterroles", "clusterrolebindings", "jobs", "leases", "proxies.postern.dev",
 	} {
 		eventually(t, "no "+kind+" of the operator are left", time.Minute, func(ctx context.Context) error {
 			left, err := w.pair.A.KubectlInside(ctx, "get", kind, "-A", "-o", "name")
@@ -144,6 +143,18 @@ func (w *world) remove(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// bare waits until the consumer's pod was made again without a proxy.
+func (w *world) bare(t *testing.T) {
+	t.Helper()
+	eventually(t, "the consumer's pod has no proxy", time.Minute, func(ctx context.Context) error {
+		out, err := w.pair.A.KubectlInside(ctx, "get", "pods", "-n", "crossplane-system", "-l", "app=consumer", "-o", "jsonpath={.items[*].spec.containers[*].env[*].name}")
+		if err == nil && strings.Contains(out, "PROXY") {
+			err = fmt.Errorf("it has %s", out)
+		}
+		return err
+	})
 }
 
 // waits looks at a Proxy whose agent is not there yet.

@@ -30,7 +30,7 @@ func (w *world) privateCluster(t *testing.T) {
 		}
 	}
 	t.Logf("the guide took %s", time.Since(began).Round(time.Second))
-	t.Run("upgrade", func(t *testing.T) { w.upgrade(t, "postern") })
+	t.Run("restart", func(t *testing.T) { w.restart(t, "postern") })
 	t.Run("uninstall", func(t *testing.T) { w.uninstall(t, r) })
 }
 

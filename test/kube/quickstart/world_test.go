@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 const (
 	// version is that of the images and the programs under test.
 	version       = "v0.0.0-test"
+	nextVersion   = "v0.0.1-test" // the same images by another tag
 	hubPort       = "4222"
 	consumerImage = "postern.test/consumer:1"
 )
@@ -67,7 +69,7 @@ func newWorld(t *testing.T) *world {
 	}
 	t.Logf("clusters and images after %s", time.Since(began).Round(100*time.Millisecond))
 	group, ctx = errgroup.WithContext(t.Context())
-	for c, names := range map[*cluster.Cluster][]string{w.pair.A: {"postern", "postern-operator"}, w.pair.B: {"postern-agent"}} {
+	for c, names := range map[*cluster.Cluster][]string{w.pair.A: {"postern", "postern-operator"}, w.pair.B: {"postern-agent", "postern"}} {
 		group.Go(func() error { return w.load(ctx, c, names) })
 	}
 	if err := group.Wait(); err != nil {
@@ -108,6 +110,9 @@ func (w *world) load(ctx context.Context, c *cluster.Cluster, names []string) er
 		if err := c.ImportArchive(ctx, w.archive(name)); err != nil {
 			return err
 		}
+		if err := c.Tag(ctx, "ghcr.io/postern-dev/"+name+":"+version, "ghcr.io/postern-dev/"+name+":"+nextVersion); err != nil {
+			return err
+		}
 	}
 	return c.Import(ctx, image.Image{
 		Ref: consumerImage, Files: map[string]string{"/bin/consumer": filepath.Join(w.dir, "consumer")},
@@ -122,6 +127,43 @@ func (w *world) adminToken() string { return filepath.Join(w.dir, "hub", "admin.
 // chart is what a reader of the test writes where the guide names a published chart.
 func (w *world) chart(name string) string {
 	return fmt.Sprintf("%s --set image.tag=%s --set image.pullPolicy=Never", filepath.Join(w.root, "charts", name), version)
+}
+
+// helm runs Helm on a cluster.
+func (w *world) helm(ctx context.Context, c *cluster.Cluster, args ...string) (string, error) {
+	kubeconfig, err := c.InsideKubeconfig()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, c.Helm(), append([]string{"--kubeconfig", kubeconfig}, args...)...)
+	cmd.Env = append(cleanEnvironment(), "HOME="+w.dir)
+	out, err := c.Run(cmd)
+	if err != nil {
+		err = fmt.Errorf("helm %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return out, err
+}
+
+// upgradeChart changes values of a release, and of no value more.
+func (w *world) upgradeChart(ctx context.Context, c *cluster.Cluster, name, namespace string, values ...string) error {
+	args := []string{"upgrade", name, filepath.Join(w.root, "charts", name), "-n", namespace, "--reuse-values", "--wait", "--timeout", "90s"}
+	for _, value := range values {
+		args = append(args, "--set", value)
+	}
+	_, err := w.helm(ctx, c, args...)
+	return err
+}
+
+// admin runs the postern program as the hub's administrator.
+func (w *world) admin(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(limit(t, time.Minute), w.postern, args...)
+	cmd.Env = append(cleanEnvironment(), "HOME="+w.dir, "POSTERN_HUB=https://"+w.hubAddr(), "POSTERN_TOKEN_FILE="+w.adminToken(), "POSTERN_CA_FILE="+w.caFile())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("postern %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // startHub starts the hub on the host, as First minutes says.

@@ -97,9 +97,11 @@ func (m *outside) run(t *testing.T, name string, args ...string) *proc.Process {
 func (m *outside) startHub(t *testing.T, args ...string) *proc.Process {
 	t.Helper()
 	hub := m.run(t, "hub", append([]string{"hub", "--data", m.data, "--listen", m.addr}, args...)...)
-	m.waitFor(t, "the hub makes its administrator's token and listens", func(ctx context.Context) error {
-		if _, err := os.Stat(m.adminToken()); err != nil {
-			return err
+	m.waitFor(t, "the hub makes its administrator's token and its CA and listens", func(ctx context.Context) error {
+		for _, file := range []string{m.adminToken(), m.caFile()} {
+			if _, err := os.Stat(file); err != nil {
+				return err
+			}
 		}
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", m.addr)

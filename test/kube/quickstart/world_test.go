@@ -178,8 +178,10 @@ func (w *world) startHub(t *testing.T) {
 	w.hub = hub
 	t.Cleanup(hub.Kill) // the clusters still use it
 	err = proc.Wait(limit(t, time.Minute), "the hub listens", func(ctx context.Context) error {
-		if _, err := os.Stat(w.adminToken()); err != nil {
-			return err
+		for _, file := range []string{w.adminToken(), w.caFile()} {
+			if _, err := os.Stat(file); err != nil {
+				return err
+			}
 		}
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", w.hubAddr())
 		if err != nil {

@@ -53,7 +53,7 @@ test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
 .PHONY: test-kube
 test-kube: ## Run the real programs against a real Kubernetes (root; the first run builds it).
 	@echo '==> Kubernetes tests'
-	cd test/kube && go test -vet=off -count=1 -p 1 -timeout 60m -v ./...
+	cd test/kube && go test -vet=off -count=1 -p 1 -parallel 8 -timeout 60m -v ./...
 
 .PHONY: bench
 bench: ## Measure the tunnel beside its references; BENCH=-quick for a short look.

@@ -33,13 +33,16 @@ func TestKube(t *testing.T) {
 		tunnel.viaEnvironment(t),
 		tunnel.viaProxyURL(t, "socks5", "socks5://"+tunnel.socksAddr),
 	}
-	for _, kubectl := range routes {
-		t.Run(kubectl.name, func(t *testing.T) { testClient(t, c, kubectl) })
-	}
+	importAgent(t, c, tunnel)
+	t.Run("clients", func(t *testing.T) { // at once, as they mostly wait; each has a namespace of its own
+		for _, kubectl := range routes {
+			t.Run(kubectl.name, func(t *testing.T) { t.Parallel(); testClient(t, c, kubectl) })
+		}
+		t.Run("gateway", func(t *testing.T) { t.Parallel(); testGateway(t, c, tunnel) })
+		t.Run("agent in a pod", func(t *testing.T) { t.Parallel(); testPodAgent(t, c, tunnel) })
+		t.Run("agent by its service account", func(t *testing.T) { t.Parallel(); testWorkload(t, c, tunnel) })
+	})
 	t.Run("sockets of the agent", func(t *testing.T) { testSockets(t, tunnel, routes[0]) })
-	t.Run("gateway", func(t *testing.T) { testGateway(t, c, tunnel) })
-	t.Run("agent in a pod", func(t *testing.T) { testPodAgent(t, c, tunnel) })
-	t.Run("agent by its service account", func(t *testing.T) { testWorkload(t, c, tunnel) })
 	t.Run("crash", func(t *testing.T) { testCrash(t, tunnel, routes[0]) })
 }
 

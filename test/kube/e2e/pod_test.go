@@ -80,7 +80,6 @@ func importAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 }
 
 func testPodAgent(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
-	importAgent(t, c, tunnel)
 	manifest := filepath.Join(t.TempDir(), "agent.yaml")
 	objects := guideBlock(t, "kind: Deployment", map[string]string{
 		`{"accessId": "…", "token": "…"}`:                                   indent(readFile(t, tunnel.robotToken())),

@@ -21,7 +21,7 @@ import (
 
 // copySize is the size of the file that kubectl cp carries each way, in MiB, unless
 // POSTERN_COPY_SIZE says another.
-const copySize = 100
+const copySize = 40
 
 // copyBytes is the size of that file, in bytes.
 func copyBytes(t *testing.T) int64 {

@@ -40,7 +40,6 @@ func testWorkload(t *testing.T, c *cluster.Cluster, tunnel *tunnel) {
 		"--audience", "postern", "--claim", "sub=system:serviceaccount:postern-agent:postern-agent", "--agent", workloadAgent)
 
 	pin := regexp.MustCompile("sha256:[0-9a-f]{64}").FindString(tunnel.control(t, "ca", "list"))
-	importAgent(t, c, tunnel)
 	manifest := filepath.Join(t.TempDir(), "agent.yaml")
 	objects := blockOf(t, workloadGuide, "kind: Deployment", map[string]string{
 		"tls://hub.example.org:4222":              "tls://" + hubAddr,

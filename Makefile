@@ -44,6 +44,7 @@ test-race: ## Run the unit tests and the fuzz tests' seeds with the race detecto
 	cd dialer/kube && go test $(RACE) -p $(P) -timeout 10m ./...
 	cd operator && go test $(RACE) -p $(P) -timeout 10m ./...
 	cd tools/images && go test -vet=off -count=1 -p $(P) -timeout 5m ./...
+	cd test/guides && go test -vet=off -count=1 -timeout 5m ./doc
 
 .PHONY: test-e2e
 test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
@@ -54,6 +55,13 @@ test-e2e: ## Run the real programs against PostgreSQL, Redis, nginx and curl.
 test-kube: ## Run the real programs against a real Kubernetes (root; the first run builds it).
 	@echo '==> Kubernetes tests'
 	cd test/kube && go test -vet=off -count=1 -p 1 -parallel 8 -timeout 60m -v ./...
+
+# Not a part of `make test`: a cold build of these programs takes more than half an hour on two
+# busy cores. That each marked block of a guide has a test is looked at there all the same.
+.PHONY: test-guides
+test-guides: ## Run the programs of the guides as these configure them (root; the first run builds them).
+	@echo '==> guides with the real programs'
+	cd test/guides && go test -count=1 -p 1 -timeout 90m -v ./...
 
 .PHONY: bench
 bench: ## Measure the tunnel beside its references; BENCH=-quick for a short look.

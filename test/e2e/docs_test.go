@@ -24,6 +24,7 @@ import (
 //	```sh ci                          run by .ci/run, not here
 //	```sh kube                        run by test/kube, in a real cluster
 //	```sh systemd                     run by TestPackages, on a machine with systemd
+//	```sh guides                      run by test/guides, with the real programs that it is about
 //
 // What a reader has already, such as a database, is set up by a comment that no
 // reader sees: "<!-- tested" on a line, then shell, then "-->". All blocks of a
@@ -107,7 +108,7 @@ func TestDocumentsAreTested(t *testing.T) {
 		text := read(t, path)
 		if !strings.HasPrefix(path, "docs/reference/") {
 			for _, b := range blocks(text) {
-				if !b.is("tested") && !b.is("ci") && !b.is("kube") && !b.is("systemd") {
+				if !b.is("tested") && !b.is("ci") && !b.is("kube") && !b.is("systemd") && !b.is("guides") {
 					t.Errorf("%s:%d: commands that no test runs; write ```sh tested", path, b.line)
 				}
 			}

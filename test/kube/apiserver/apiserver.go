@@ -161,7 +161,7 @@ func (s *Server) start(ctx context.Context) error {
 
 // credentials makes the keys, the administrator and the settings of the API server.
 func (s *Server) credentials() error {
-	serving, err := s.pki.Issue("serving", pki.Subject{Name: "kube-apiserver", Hosts: []string{"127.0.0.1"}})
+	serving, err := s.pki.Issue("serving", pki.Subject{Name: "kube-apiserver", Hosts: []string{"127.0.0.1", "kubernetes.default.svc.cluster.local"}})
 	if err != nil {
 		return err
 	}

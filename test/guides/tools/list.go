@@ -1,0 +1,36 @@
+package tools
+
+// ProviderKubernetes is Crossplane's provider that makes objects in other clusters.
+func ProviderKubernetes() Tool {
+	return Tool{
+		Name: "provider-kubernetes", Module: "github.com/crossplane-contrib/provider-kubernetes", Version: "v1.3.1",
+		Sum:     "h1:hiTNUET9DJDb9dl87oIyEXvRdxJtef3qswd16AI3CQs=",
+		Package: "./cmd/provider",
+		// The library of one cloud, by which nobody signs in here, and which the module proxy may lack.
+		Edits: []string{"-replace=github.com/nebius/gosdk=./postern-stub/gosdk"},
+		Stub:  "provider-kubernetes",
+	}
+}
+
+// kubernetes are edits for the versions of the other modules of this repository, so that these
+// libraries are compiled once.
+func kubernetes() []string {
+	return []string{"-require=k8s.io/api@v0.37.1", "-require=k8s.io/apimachinery@v0.37.1", "-require=k8s.io/client-go@v0.37.1", "-go=1.26.0"}
+}
+
+// ClusterAPI is the part of Cluster API by which all of its controllers reach workload clusters,
+// with a main package of ours, since the controllers themselves want machines.
+func ClusterAPI() Tool {
+	return Tool{
+		Name: "cluster-api-probe", Module: "sigs.k8s.io/cluster-api", Version: "v1.13.6",
+		Sum:     "h1:imZVIstbRIq2DoKftQv0wPm+vyhWXrE3Zft8E43maqo=",
+		Package: "./cmd/postern-probe",
+		Edits:   append(kubernetes(), "-require=k8s.io/apiextensions-apiserver@v0.37.1", "-require=sigs.k8s.io/controller-runtime@v0.25.2"),
+		Stub:    "cluster-api",
+	}
+}
+
+// All are the programs that are built, in the order of what they are worth.
+func All() []Tool {
+	return []Tool{ProviderKubernetes(), ClusterAPI()}
+}

@@ -16,6 +16,7 @@ import (
 
 const (
 	snapshotChunk  = 128 << 10       // bytes of a message with a part of a snapshot
+	restoreChunk   = 16 << 10        // the same on the way back: the server gives up where one, compressed, takes it over 5 s to write
 	snapshotWindow = 2 << 20         // bytes on the way from the server to us
 	restoreTimeout = 2 * time.Minute // for one answer; it checks all messages of a stream before the first
 )
@@ -177,7 +178,7 @@ func (s *Server) restore(ctx context.Context, stream string, info []byte, conten
 
 // feed sends a stream's content to where the server takes it.
 func (s *Server) feed(ctx context.Context, subject string, info []byte, content io.Reader) error {
-	buf := make([]byte, snapshotChunk)
+	buf := make([]byte, restoreChunk)
 	for {
 		n, err := io.ReadFull(content, buf)
 		ended := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)

@@ -205,6 +205,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 func (r route) poolKey() string {
 	h := sha256.New()
 	parts := append([]string{r.id.Organization, r.id.Principal.String(), r.id.Item, r.agent.Organization, r.agent.Agent, r.target.String()}, r.id.Groups...)
+	if r.by != nil {
+		parts = append(parts, string(r.by.line[:]))
+	}
 	for _, part := range parts {
 		_, _ = io.WriteString(h, strconv.Itoa(len(part))+":"+part)
 	}

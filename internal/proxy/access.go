@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -64,12 +66,15 @@ type Access struct {
 	key    [32]byte // of the digests in recent: a dump of them helps nobody
 	slots  chan struct{}
 	mu     sync.Mutex
+	users  *Users // in the place of config's, which may have changed since
+	live   map[*userEntry]map[*guestStream]struct{}
 	recent map[[sha256.Size]byte]remembered
 	now    func() time.Time
 }
 
 type remembered struct {
 	id      Identity
+	by      *userEntry // that it was checked against; nil for a token
 	expires time.Time
 }
 
@@ -81,6 +86,8 @@ func NewAccess(config AccessConfig) (*Access, error) {
 	a := &Access{
 		config: config,
 		slots:  make(chan struct{}, maxVerifying),
+		users:  config.Users,
+		live:   make(map[*userEntry]map[*guestStream]struct{}),
 		recent: make(map[[sha256.Size]byte]remembered),
 		now:    time.Now,
 	}
@@ -117,6 +124,7 @@ type grant struct {
 	id     Identity
 	choice AgentRef
 	only   bool
+	by     *userEntry // of the credentials file; nil for any other login
 }
 
 // login checks what a client presented. Errors are *wire.Failure.
@@ -128,11 +136,16 @@ func (a *Access) login(ctx context.Context, required bool, l Login, r Router) (g
 	if !l.Given {
 		return grant{}, unauthenticated("this proxy asks for a user name and password")
 	}
-	if users := a.config.Users; users != nil {
-		if entry, ok := users.find(l.User); ok {
-			return a.static(ctx, entry, l, r)
-		}
-		if a.config.Verify == nil {
+	if users := a.current(); users != nil {
+		if entries := users.find(l.User); len(entries) > 0 {
+			g, err := a.static(ctx, entries, l, r)
+			if !errors.Is(err, errNoLine) {
+				return g, err
+			}
+			if a.config.Verify == nil || !namedByAgent(entries) {
+				return grant{}, unauthenticated("the user name or password is wrong")
+			}
+		} else if a.config.Verify == nil {
 			users.waste(ctx, a.slots, l.Password)
 			return grant{}, unauthenticated("the user name or password is wrong")
 		}
@@ -143,8 +156,8 @@ func (a *Access) login(ctx context.Context, required bool, l Login, r Router) (g
 	}
 	// A secret is checked for an organization, whatever agent the name chose.
 	digest := a.digest("token", choice.Organization, l.Password)
-	if id, ok := a.recall(digest); ok {
-		return grant{id: id, choice: choice}, nil
+	if r, ok := a.recall(digest); ok {
+		return grant{id: r.id, choice: choice}, nil
 	}
 	release, err := acquire(ctx, a.slots)
 	if err != nil {
@@ -158,19 +171,61 @@ func (a *Access) login(ctx context.Context, required bool, l Login, r Router) (g
 	if id.Organization != choice.Organization {
 		return grant{}, unauthenticated("the credentials are not those of organization %q", choice.Organization)
 	}
-	a.remember(digest, id)
+	a.remember(digest, remembered{id: id})
 	return grant{id: id, choice: choice}, nil
 }
 
-// static checks a login against an entry of the credentials file.
-func (a *Access) static(ctx context.Context, entry *userEntry, l Login, r Router) (grant, error) {
-	g := grant{id: Identity{Organization: r.Organization, Principal: identity.Principal{Kind: identity.KindClient, Name: l.User}}, choice: AgentRef{Organization: r.Organization}}
+// errNoLine says that no line of a user has that password.
+var errNoLine = errors.New("no line has this password")
+
+// namedByAgent reports whether lines bind a user to the agent of that name: a token
+// that comes with the name means the same agent, and is looked at too.
+func namedByAgent(entries []*userEntry) bool {
+	return slices.ContainsFunc(entries, func(e *userEntry) bool { return e.agent == e.name })
+}
+
+// static checks a login against a user's lines of the credentials file. The error
+// is errNoLine if none has the password.
+func (a *Access) static(ctx context.Context, entries []*userEntry, l Login, r Router) (grant, error) {
+	digest := a.digest("user", l.User, l.Password)
+	if known, ok := a.recall(digest); ok && slices.Contains(entries, known.by) {
+		return known.by.grant(l.User, r)
+	}
+	for _, e := range entries {
+		g, err := e.grant(l.User, r)
+		if err != nil {
+			return grant{}, err
+		}
+		ok, err := e.matches(ctx, a.slots, l.Password)
+		if err != nil {
+			return grant{}, err
+		}
+		if ok {
+			a.remember(digest, remembered{id: g.id, by: e})
+			return g, nil
+		}
+	}
+	return grant{}, errNoLine
+}
+
+// grant is what an entry is worth to a user who has its password.
+func (e *userEntry) grant(user string, r Router) (grant, error) {
+	g := grant{
+		id:     Identity{Organization: r.Organization, Principal: identity.Principal{Kind: identity.KindClient, Name: cmp.Or(e.as, user)}},
+		choice: AgentRef{Organization: r.Organization}, by: e,
+	}
 	switch {
-	case entry.agent != "":
-		g.choice.Agent, g.only = entry.agent, true
-	case entry.anyUser:
+	case e.agent != "":
+		g.choice.Agent, g.only = e.agent, true
+		if e.org != "" && e.org != r.Organization {
+			if !r.Organizations {
+				return grant{}, unauthenticated("this proxy serves organization %s only", r.Organization)
+			}
+			g.choice.Organization, g.id.Organization = e.org, e.org
+		}
+	case e.anyUser:
 		g.id.Principal.Name = "*" // the name is the agent's
-		choice, err := r.User(l.User)
+		choice, err := r.User(user)
 		if err != nil {
 			return grant{}, err
 		}
@@ -179,18 +234,6 @@ func (a *Access) static(ctx context.Context, entry *userEntry, l Login, r Router
 		}
 		g.choice = choice
 	}
-	digest := a.digest("user", l.User, l.Password)
-	if _, ok := a.recall(digest); ok {
-		return g, nil
-	}
-	ok, err := entry.matches(ctx, a.slots, l.Password)
-	if err != nil {
-		return grant{}, err
-	}
-	if !ok {
-		return grant{}, unauthenticated("the user name or password is wrong")
-	}
-	a.remember(digest, g.id)
 	return g, nil
 }
 
@@ -216,18 +259,19 @@ func (a *Access) digest(parts ...string) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-func (a *Access) recall(digest [sha256.Size]byte) (Identity, bool) {
+func (a *Access) recall(digest [sha256.Size]byte) (remembered, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r, ok := a.recent[digest]
 	if !ok || !a.now().Before(r.expires) {
-		return Identity{}, false
+		return remembered{}, false
 	}
-	return r.id, true
+	return r, true
 }
 
-func (a *Access) remember(digest [sha256.Size]byte, id Identity) {
+func (a *Access) remember(digest [sha256.Size]byte, login remembered) {
 	now := a.now()
+	login.expires = now.Add(rememberFor)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.recent) >= rememberMax {
@@ -243,7 +287,7 @@ func (a *Access) remember(digest [sha256.Size]byte, id Identity) {
 			delete(a.recent, k)
 		}
 	}
-	a.recent[digest] = remembered{id, now.Add(rememberFor)}
+	a.recent[digest] = login
 }
 
 // clientAddr returns the address of a client, without the mapping that

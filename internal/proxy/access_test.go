@@ -122,29 +122,29 @@ func TestLogin(t *testing.T) {
 		want           grant
 		code           wire.Code
 	}{
-		{AccessConfig{Users: users}, "alice", "secret", grant{client("alice"), ref("default", ""), false}, 0},
+		{AccessConfig{Users: users}, "alice", "secret", grant{client("alice"), ref("default", ""), false, nil}, 0},
 		{AccessConfig{Users: users}, "alice", "Secret", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: users}, "alice", "", grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: users}, "bob", "hashed", grant{client("bob"), ref("default", ""), false}, 0},
+		{AccessConfig{Users: users}, "bob", "hashed", grant{client("bob"), ref("default", ""), false, nil}, 0},
 		{AccessConfig{Users: users}, "bob", string(hash), grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: users}, "carol", "pw", grant{client("carol"), ref("default", "lab"), true}, 0},
+		{AccessConfig{Users: users}, "carol", "pw", grant{client("carol"), ref("default", "lab"), true, nil}, 0},
 		{AccessConfig{Users: users}, "dave", "pw", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: users}, "*", "pw", grant{}, wire.CodeUnauthenticated},
-		{AccessConfig{Users: anyone}, "lab", "shared", grant{client("*"), ref("default", "lab"), false}, 0},
-		{AccessConfig{Users: anyone}, "", "shared", grant{client("*"), ref("default", ""), false}, 0},
+		{AccessConfig{Users: anyone}, "lab", "shared", grant{client("*"), ref("default", "lab"), false, nil}, 0},
+		{AccessConfig{Users: anyone}, "", "shared", grant{client("*"), ref("default", ""), false, nil}, 0},
 		{AccessConfig{Users: anyone}, "acme/lab", "shared", grant{}, wire.CodeUnauthenticated},
 		{AccessConfig{Users: anyone}, "alice", "shared", grant{}, wire.CodeUnauthenticated},
-		{token, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false}, 0},
-		{token, "acme/lab", "acme-token", grant{ci("acme"), ref("acme", "lab"), false}, 0},
-		{token, "acme/", "acme-token", grant{ci("acme"), ref("acme", ""), false}, 0},
-		{token, "", "default-token", grant{ci("default"), ref("default", ""), false}, 0},
+		{token, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false, nil}, 0},
+		{token, "acme/lab", "acme-token", grant{ci("acme"), ref("acme", "lab"), false, nil}, 0},
+		{token, "acme/", "acme-token", grant{ci("acme"), ref("acme", ""), false, nil}, 0},
+		{token, "", "default-token", grant{ci("default"), ref("default", ""), false, nil}, 0},
 		{token, "acme/lab", "default-token", grant{}, wire.CodeUnauthenticated},
 		{token, "lab", "acme-token", grant{}, wire.CodeUnauthenticated},
 		{token, "lab", "broken", grant{}, wire.CodeInternal},
 		{token, "UPPER", "default-token", grant{}, wire.CodeBadRequest},
-		{both, "alice", "secret", grant{client("alice"), ref("default", ""), false}, 0},
+		{both, "alice", "secret", grant{client("alice"), ref("default", ""), false, nil}, 0},
 		{both, "alice", "default-token", grant{}, wire.CodeUnauthenticated},
-		{both, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false}, 0},
+		{both, "lab", "default-token", grant{ci("default"), ref("default", "lab"), false, nil}, 0},
 	} {
 		a := mustAccess(t, c.config)
 		for range 2 { // the second time from memory
@@ -155,6 +155,7 @@ func TestLogin(t *testing.T) {
 				}
 				continue
 			}
+			got.by = nil // TestLines looks at it
 			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(grant{})); diff != "" || err != nil {
 				t.Errorf("%q %q: %s %v", c.user, c.password, diff, err)
 			}
@@ -271,8 +272,13 @@ func TestHTTPLogin(t *testing.T) {
 func TestUsersErrors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"":                               "no credentials",
-		"# nothing\n":                    "no credentials",
+		"a:b agent=x/y/z":                "agent ID",
+		"a:b agent=X/y":                  "organization",
+		"a:b agent=x as=":                "client name",
+		"a:b as=x":                       "only agent=NAME may follow",
+		"a:b agent=x agent=y":            "only agent=NAME may follow",
+		"a:b agent=x\na:c":               "line 2: user \"a\" is there twice",
+		"a:c\na:b agent=x":               "line 2: user \"a\" is there twice",
 		"alice":                          "line 1: want USER:PASSWORD",
 		":pw":                            "want USER:PASSWORD",
 		"a b:pw":                         "want USER:PASSWORD",

@@ -15,8 +15,10 @@ import (
 
 // Fronts are the listeners of a proxy.
 type Fronts struct {
-	log     *slog.Logger
-	servers []frontServer
+	log         *slog.Logger
+	servers     []frontServer
+	access      *Access
+	credentials *credentials // nil without a file of them
 }
 
 type frontServer interface {
@@ -31,7 +33,8 @@ func Listen(ctx context.Context, cfg config.Listeners, verify VerifyFunc, front 
 	f := &Fronts{log: front.Log}
 	access := AccessConfig{Verify: verify, Require: cfg.RequireToken}
 	if cfg.CredentialsFile != "" {
-		users, err := LoadUsers(cfg.CredentialsFile)
+		f.credentials = newCredentials(cfg.CredentialsFile, front.Log)
+		users, err := f.credentials.first()
 		if err != nil {
 			return nil, err
 		}
@@ -41,6 +44,7 @@ func Listen(ctx context.Context, cfg config.Listeners, verify VerifyFunc, front 
 	if err != nil {
 		return nil, err
 	}
+	f.access = gate
 	open := func(addr string, serve func(net.Listener) (frontServer, error)) {
 		if err != nil {
 			return
@@ -118,7 +122,13 @@ func (f *Fronts) Run(ctx context.Context, drain time.Duration) error {
 			return err
 		})
 	}
-	g.Go(func() error { <-ctx.Done(); return nil })
+	g.Go(func() error {
+		if f.credentials != nil {
+			f.credentials.run(ctx, f.access)
+		}
+		<-ctx.Done()
+		return nil
+	})
 	return g.Wait()
 }
 

@@ -109,6 +109,7 @@ func FuzzRoute(f *testing.F) {
 // FuzzUsers checks that no credentials file makes a user without a password.
 func FuzzUsers(f *testing.F) {
 	f.Add("alice:secret\n*:x agent=lab\n# no\n")
+	f.Add("lab:a agent=lab as=x/y\nlab:b agent=acme/lab\n")
 	f.Add("bob:$2y$05$abcdefghijklmnopqrstuuJ0J0J0J0J0J0J0J0J0J0J0J0J0J0J0J0")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "$2") {
@@ -118,9 +119,14 @@ func FuzzUsers(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for name, e := range users.entries {
-			if ok, err := e.matches(t.Context(), make(chan struct{}, 1), ""); ok || err != nil || name == "" {
-				t.Fatalf("user %q of %q: an empty password passes", name, text)
+		for name, all := range users.entries {
+			for _, e := range all {
+				if ok, err := e.matches(t.Context(), make(chan struct{}, 1), ""); ok || err != nil || name == "" {
+					t.Fatalf("user %q of %q: an empty password passes", name, text)
+				}
+				if len(all) > 1 && e.agent == "" {
+					t.Fatalf("user %q of %q: one of several lines is good for every agent", name, text)
+				}
 			}
 		}
 	})

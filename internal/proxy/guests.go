@@ -133,11 +133,16 @@ func (g *guests) evict(c bus.Credential) {
 	g.mu.Unlock()
 	f := wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "the credential of %s:%s was revoked", c.Kind, c.Name)
 	for s := range streams {
-		if r, ok := s.Stream.(interface{ Reset(*wire.Failure) }); ok {
-			r.Reset(f)
-		} else {
-			_ = s.Stream.Close()
-		}
+		cut(s.Stream, f)
 	}
 	g.log.Info("streams of a revoked credential ended", "identity", c.Kind+":"+c.Name, "item", c.Item, "streams", len(streams))
+}
+
+// cut ends a stream, and says why where it can.
+func cut(s Stream, why *wire.Failure) {
+	if r, ok := s.(interface{ Reset(*wire.Failure) }); ok {
+		r.Reset(why)
+		return
+	}
+	_ = s.Close()
 }

@@ -19,6 +19,7 @@ type route struct {
 	agent  AgentRef
 	target wire.Target
 	trace  observe.Trace // that the client sent
+	by     *userEntry    // of the credentials file; nil for any other login
 }
 
 func (r route) event(s *Server, c *client) Event {
@@ -29,11 +30,11 @@ func (r route) event(s *Server, c *client) Event {
 // route has what is known so far.
 func (s *Server) find(g grant, host string, port uint16) (route, *wire.Failure) {
 	agent, target, err := s.cfg.Router.Route(g.choice, host, port)
-	r := route{id: g.id, agent: agent, target: target}
+	r := route{id: g.id, agent: agent, target: target, by: g.by}
 	if err != nil {
 		return r, wire.AsFailure(err, wire.LegProxy)
 	}
-	if g.only && agent.Agent != g.choice.Agent {
+	if g.only && agent != g.choice {
 		return r, wire.Fail(wire.LegPolicy, wire.CodeDenied, "%s may use agent %q only, not %q", g.id.Principal, g.choice.Agent, agent.Agent)
 	}
 	return r, nil
@@ -63,6 +64,9 @@ func (s *Server) open(ctx context.Context, c *client, r route, early []byte) (St
 	defer cancel()
 	start := time.Now()
 	stream, err := s.cfg.Opener.Open(ctx, Request{Agent: r.agent, Target: r.target, For: r.id, Client: c.addr, Trace: r.trace, Early: early})
+	if err == nil && r.by != nil {
+		stream, err = s.access.lodge(r.by, stream)
+	}
 	e := r.event(s, c)
 	e.Duration = time.Since(start)
 	if err == nil {

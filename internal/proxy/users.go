@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -27,15 +28,19 @@ const (
 
 // Users are static credentials. They are immutable and safe for concurrent use.
 type Users struct {
-	entries map[string]*userEntry
+	entries map[string][]*userEntry
 	decoy   *userEntry // checked for unknown names, so that they take as long as known ones
 }
 
 type userEntry struct {
+	name    string            // as the line has it
 	hash    []byte            // bcrypt, or nil
 	digest  [sha256.Size]byte // of the password, if there is no hash
+	org     string            // of agent; empty for the proxy's own
 	agent   string            // the one agent of this user; empty for any
+	as      string            // who the user is to grants and records; empty: the user name
 	anyUser bool              // the entry "*"
+	line    [sha256.Size]byte // of the whole line, to know it again in a later file
 }
 
 // LoadUsers reads a credentials file. Since it has secrets, others must not be
@@ -69,12 +74,15 @@ func LoadUsers(path string) (*Users, error) {
 
 // ParseUsers reads credentials, one in a line:
 //
-//	USER:PASSWORD               USER may use any agent; a host name or the default chooses it
-//	USER:PASSWORD agent=NAME    USER goes to this agent and no other
-//	*:PASSWORD                  any user name will do, and it is the agent's
+//	USER:PASSWORD                       USER may use any agent; a host name or the default chooses it
+//	USER:PASSWORD agent=[ORG/]NAME      USER goes to this agent and no other
+//	USER:PASSWORD agent=NAME as=OTHER   and is client:OTHER to grants and records
+//	*:PASSWORD                          any user name will do, and it is the agent's
 //
 // PASSWORD is in clear or a bcrypt hash ($2a$, $2b$, $2y$, as htpasswd -B
-// writes). Empty lines and those that begin with # are skipped.
+// writes). A user may have several lines if each names its agent: the password
+// tells which one counts. Empty lines and those that begin with # are skipped;
+// without any other nobody has credentials.
 func ParseUsers(text string) (*Users, error) {
 	users, _, err := parseUsers(text)
 	return users, err
@@ -84,7 +92,7 @@ func parseUsers(text string) (users *Users, plain bool, err error) {
 	if len(text) > maxUsersFile {
 		return nil, false, fmt.Errorf("more than %d bytes", maxUsersFile)
 	}
-	users = &Users{entries: make(map[string]*userEntry)}
+	users = &Users{entries: make(map[string][]*userEntry)}
 	lines := bufio.NewScanner(strings.NewReader(text))
 	cost := 0
 	for n := 1; lines.Scan(); n++ {
@@ -97,10 +105,10 @@ func parseUsers(text string) (users *Users, plain bool, err error) {
 		if err != nil {
 			return nil, false, fmt.Errorf("line %d: %w", n, err)
 		}
-		if users.entries[name] != nil {
-			return nil, false, fmt.Errorf("line %d: user %q is there twice", n, name)
+		if others := users.entries[name]; len(others) > 0 && (entry.agent == "" || others[0].agent == "") {
+			return nil, false, fmt.Errorf("line %d: user %q is there twice; each of the lines has to name its agent", n, name)
 		}
-		users.entries[name] = entry
+		users.entries[name] = append(users.entries[name], entry)
 		if entry.hash == nil {
 			plain = true
 		} else if c, err := bcrypt.Cost(entry.hash); err == nil {
@@ -109,9 +117,6 @@ func parseUsers(text string) (users *Users, plain bool, err error) {
 	}
 	if err := lines.Err(); err != nil {
 		return nil, false, err
-	}
-	if len(users.entries) == 0 {
-		return nil, false, errors.New("no credentials in it; want lines of USER:PASSWORD")
 	}
 	users.decoy = &userEntry{}
 	_, _ = rand.Read(users.decoy.digest[:]) // never fails
@@ -131,15 +136,10 @@ func parseUser(line string) (string, *userEntry, error) {
 	if !ok || name == "" || strings.ContainsAny(name, " \t\x00") {
 		return "", nil, errors.New("want USER:PASSWORD or USER:PASSWORD agent=NAME")
 	}
-	password, option, _ := strings.Cut(rest, " ")
-	entry := &userEntry{anyUser: name == "*"}
-	if option = strings.TrimSpace(option); option != "" {
-		if entry.agent, ok = strings.CutPrefix(option, "agent="); !ok {
-			return "", nil, errors.New("after the password only agent=NAME may follow; a password has no spaces")
-		}
-		if err := identity.ValidateName("agent ID", entry.agent); err != nil {
-			return "", nil, err
-		}
+	password, options, _ := strings.Cut(rest, " ")
+	entry := &userEntry{name: name, anyUser: name == "*", line: sha256.Sum256([]byte(line))}
+	if err := entry.restrict(strings.Fields(options)); err != nil {
+		return "", nil, err
 	}
 	switch {
 	case password == "":
@@ -157,13 +157,63 @@ func parseUser(line string) (string, *userEntry, error) {
 	return name, entry, nil
 }
 
-// find returns the entry of a user, or that of all users.
-func (u *Users) find(name string) (*userEntry, bool) {
-	if e, ok := u.entries[name]; ok && name != "*" {
-		return e, true
+// restrict reads what follows a password.
+func (e *userEntry) restrict(options []string) error {
+	for _, option := range options {
+		key, value, ok := strings.Cut(option, "=")
+		switch {
+		case ok && key == "agent" && e.agent == "":
+			if e.agent = value; strings.Contains(value, "/") {
+				e.org, e.agent, _ = strings.Cut(value, "/")
+				if err := identity.ValidateName("organization", e.org); err != nil {
+					return err
+				}
+			}
+			if err := identity.ValidateName("agent ID", e.agent); err != nil {
+				return err
+			}
+		case ok && key == "as" && e.as == "" && e.agent != "":
+			if err := (identity.Principal{Kind: identity.KindClient, Name: value}).Validate(); err != nil {
+				return err
+			}
+			e.as = value
+		default:
+			return errors.New("after the password only agent=NAME may follow, and after that as=NAME; a password has no spaces")
+		}
 	}
-	e, ok := u.entries["*"]
-	return e, ok
+	return nil
+}
+
+// find returns the lines of a user, or those of all users.
+func (u *Users) find(name string) []*userEntry {
+	if all := u.entries[name]; len(all) > 0 && name != "*" {
+		return all
+	}
+	return u.entries["*"]
+}
+
+// has reports whether an entry is one of these.
+func (u *Users) has(entry *userEntry) bool { return slices.Contains(u.entries[entry.name], entry) }
+
+// adopt takes the entries of an earlier file whose lines are the same, so that what
+// depends on them goes on.
+func (u *Users) adopt(earlier *Users) {
+	for name, all := range u.entries {
+		for i, e := range all {
+			same := func(old *userEntry) bool { return old.line == e.line }
+			if at := slices.IndexFunc(earlier.entries[name], same); at >= 0 {
+				all[i] = earlier.entries[name][at]
+			}
+		}
+	}
+}
+
+// size is the number of lines.
+func (u *Users) size() (n int) {
+	for _, all := range u.entries {
+		n += len(all)
+	}
+	return n
 }
 
 // waste takes the time of a check that cannot succeed.

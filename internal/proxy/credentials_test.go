@@ -1,0 +1,238 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/wire"
+)
+
+// confined are lines as an operator writes them: several for one user, each with its agent.
+const confined = "lab:one agent=lab as=ns/one\nlab:two agent=acme/lab as=ns/two\nedge:three agent=edge as=ns/three\n"
+
+// TestLines checks who several lines of a user make of him, and that a token is still looked at.
+func TestLines(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	a := mustAccess(t, AccessConfig{Users: mustUsers(t, confined+"carol:pw agent=lab\n"), Verify: tokens(&calls)})
+	many := Router{Organization: "default", Organizations: true}
+	for _, c := range []struct {
+		user, password string
+		router         Router
+		who, where     string // empty where: refused
+	}{
+		{"lab", "one", many, "client:ns/one", "default/lab"},
+		{"lab", "two", many, "client:ns/two", "acme/lab"},
+		{"edge", "three", many, "client:ns/three", "default/edge"},
+		{"edge", "one", many, "", ""},
+		{"lab", "three", many, "", ""},
+		{"acme/lab", "two", many, "", ""},
+		{"lab", "default-token", many, "robot:ci", "default/lab"},
+		{"carol", "default-token", many, "", ""},
+		{"lab", "one", Router{Organization: "default"}, "client:ns/one", "default/lab"},
+		{"lab", "two", Router{Organization: "default"}, "", ""},
+	} {
+		for range 2 { // the second time from memory
+			got, err := a.login(t.Context(), true, Login{c.user, c.password, true}, c.router)
+			if c.where == "" {
+				if f := wire.AsFailure(err, wire.LegUnknown); f == nil || f.Code != wire.CodeUnauthenticated {
+					t.Errorf("%s %s: %+v, %v", c.user, c.password, got, err)
+				}
+				continue
+			}
+			if err != nil || got.id.Principal.String() != c.who || got.choice.String() != c.where || got.id.Organization != got.choice.Organization {
+				t.Errorf("%s %s: %+v, %v", c.user, c.password, got, err)
+			}
+		}
+	}
+}
+
+// TestConfined checks, at both front ends, that a line with an agent reaches no other, whatever
+// the client names.
+func TestConfined(t *testing.T) {
+	t.Parallel()
+	o := &fakeOpener{dial: serveTarget(t, echo)}
+	access := mustAccess(t, AccessConfig{Users: mustUsers(t, confined)})
+	h, s := startHTTP(t, access, frontConfig(o)), startSOCKS(t, access, frontConfig(o))
+	const denied = "\x05\x02"
+	for _, c := range []struct {
+		user, password, host string
+		status               int
+		socks                string
+	}{
+		{"lab", "one", "db", 200, replyOK},
+		{"lab", "one", "db.lab.postern.internal", 200, replyOK},
+		{"lab", "two", "db", 200, replyOK},
+		{"lab", "one", "db.edge.postern.internal", 403, denied},
+		{"lab", "two", "db.edge.postern.internal", 403, denied},
+		{"lab", "one", "kubernetes.edge.postern.internal", 403, denied},
+		{"lab", "one", "db.EDGE.Postern.Internal.", 403, denied},
+		{"edge", "one", "db", 407, ""},
+		{"default/edge", "one", "db", 407, ""},
+		{"default.edge", "one", "db", 407, ""},
+	} {
+		for _, request := range []string{"CONNECT " + c.host + ":80 HTTP/1.1\r\n", "GET http://" + c.host + "/ HTTP/1.1\r\nHost: x\r\n"} {
+			if c.status == 200 && request[0] == 'G' {
+				continue // the target does not speak HTTP
+			}
+			conn := dialFront(t, h)
+			if c.status == 200 {
+				send(t, conn, request+basic(c.user, c.password)+"\r\n")
+				expect(t, conn, established)
+				_ = conn.Close()
+				continue
+			}
+			if res, body := exchange(t, conn, request+basic(c.user, c.password)+"\r\n"); res.StatusCode != c.status {
+				t.Errorf("%s as %s:%s: %d %s", request, c.user, c.password, res.StatusCode, body)
+			}
+		}
+		conn := dialFront(t, s)
+		send(t, conn, greetPassword+socksLogin(c.user, c.password))
+		if c.status == 407 {
+			expect(t, conn, "\x05\x02\x01\x01")
+			continue
+		}
+		expect(t, conn, "\x05\x02\x01\x00")
+		send(t, conn, socksName(c.host, 80))
+		got := make([]byte, len(c.socks))
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != c.socks {
+			t.Errorf("SOCKS5 to %s as %s:%s: %s, %v", c.host, c.user, c.password, hex.EncodeToString(got), err)
+		}
+		_ = conn.Close()
+	}
+	for _, asked := range o.opened() {
+		if !strings.HasPrefix(asked, "default/lab ") && !strings.HasPrefix(asked, "acme/lab ") {
+			t.Errorf("opened %s", asked)
+		}
+	}
+}
+
+// TestCredentialsChange follows a credentials file: it is not there, comes, is broken, changes, and
+// is emptied. Streams end with their line, and with no other change.
+func TestCredentialsChange(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	file := filepath.Join(t.TempDir(), "credentials")
+	c := newCredentials(file, slog.New(slog.NewTextHandler(&log, nil)))
+	users, err := c.first()
+	if err != nil || !strings.Contains(log.String(), "not there") {
+		t.Fatalf("without a file: %v\n%s", err, log.String())
+	}
+	o := &fakeOpener{dial: serveTarget(t, echo)}
+	a := mustAccess(t, AccessConfig{Users: users})
+	h := startHTTP(t, a, frontConfig(o))
+	write := func(text string) {
+		t.Helper()
+		log.Reset()
+		next := file + ".next"
+		if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(next, file); err != nil {
+			t.Fatal(err)
+		}
+		c.look(a)
+		if log.Len() > 0 {
+			t.Errorf("a file that has just changed was read: %s", log.String())
+		}
+		c.look(a)
+	}
+	try := func(user, password string) int {
+		t.Helper()
+		conn := dialFront(t, h)
+		defer conn.Close()
+		send(t, conn, "CONNECT db:1 HTTP/1.1\r\n"+basic(user, password)+"\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	want := func(logins map[string]int) {
+		t.Helper()
+		got := make(map[string]int)
+		for login := range logins {
+			user, password, _ := strings.Cut(login, ":")
+			got[login] = try(user, password)
+		}
+		if diff := cmp.Diff(logins, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	open := func(user, password string) io.ReadWriteCloser {
+		t.Helper()
+		conn := dialFront(t, h)
+		send(t, conn, "CONNECT db:1 HTTP/1.1\r\n"+basic(user, password)+"\r\n")
+		expect(t, conn, established)
+		return conn
+	}
+	want(map[string]int{"lab:one": 407, ":": 407, "*:x": 407})
+
+	write("lab:one agent=lab\nalice:x\n")
+	want(map[string]int{"lab:one": 200, "alice:x": 200, "lab:two": 407})
+	stays, goes := open("alice", "x"), open("lab", "one")
+	write("alice:x\nnonsense\n")
+	if !strings.Contains(log.String(), "stay in use") || !strings.Contains(log.String(), "line 2") {
+		t.Errorf("of a broken file it says %q", log.String())
+	}
+	log.Reset()
+	c.look(a)
+	if log.Len() > 0 {
+		t.Errorf("it says so again: %s", log.String())
+	}
+	want(map[string]int{"lab:one": 200, "alice:x": 200})
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	c.look(a)
+	c.look(a)
+	want(map[string]int{"lab:one": 200})
+
+	write("# another password\nlab:two agent=lab\nalice:x\n")
+	want(map[string]int{"lab:one": 407, "lab:two": 200, "alice:x": 200})
+	if n, err := goes.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("a stream of a line that is gone: %d, %v", n, err)
+	}
+	if _, err := io.WriteString(stays, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, stays, "hello")
+	write("")
+	want(map[string]int{"lab:two": 407, "alice:x": 407})
+	if n, err := stays.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("a stream after the file was emptied: %d, %v", n, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.live) > 0 {
+		t.Errorf("%d lines are remembered", len(a.live))
+	}
+}
+
+// TestWithdrawnMeanwhile checks that a stream whose line went while it was being opened is not kept.
+func TestWithdrawnMeanwhile(t *testing.T) {
+	t.Parallel()
+	a := mustAccess(t, AccessConfig{Users: mustUsers(t, "lab:one agent=lab")})
+	g, err := a.login(t.Context(), true, Login{"lab", "one", true}, Router{Organization: "default"})
+	if err != nil || g.id.Principal != (identity.Principal{Kind: identity.KindClient, Name: "lab"}) {
+		t.Fatal(g, err)
+	}
+	a.replace(mustUsers(t, "lab:one agent=edge"))
+	s := newStay()
+	if _, err := a.lodge(g.by, s); err == nil || !s.ended() || s.why == nil {
+		t.Errorf("%v, %v", err, s.why)
+	}
+}

@@ -17,6 +17,7 @@ type Operator struct {
 	CAPin        string // "sha256:HEX" of the hub's CA, instead of CAFile or in addition
 	Organization string
 
+	HubProxy  HubProxy
 	Pods      ProxyPods
 	Injection Injection
 	Identity  OperatorIdentity
@@ -69,6 +70,7 @@ func (o *Operator) fields() []*Field {
 		text("ca-pin", "PIN", &o.CAPin, "fingerprint of the hub's CA as the hub prints it (sha256:...), instead of --ca-file or in addition"),
 		text("organization", "ORG", &o.Organization, "organization of the hub, for Proxies that do not name one").or("UPBOUND_ORG"),
 	}
+	all = append(all, o.HubProxy.fields()...)
 	all = append(all, o.Pods.fields()...)
 	all = append(all, o.Identity.fields()...)
 	all = append(all, o.Injection.fields()...)
@@ -115,6 +117,7 @@ func (o *Operator) check(c *checker) {
 	if o.Organization != "" {
 		c.name("organization", "organization", o.Organization)
 	}
+	o.HubProxy.check(c, o.ConnectURL)
 	o.Pods.check(c)
 	o.Identity.check(c, o.ConnectURL)
 	o.Injection.check(c)

@@ -10,7 +10,7 @@ type Listeners struct {
 	HTTP            string   // HOST:PORT for HTTP CONNECT and absolute-form requests; empty for none
 	SOCKS5          string   // HOST:PORT for SOCKS5; empty for none
 	Forwards        []string // fixed forwards, read by ParseForward
-	CredentialsFile string   // lines of USER:PASSWORD; clients must show one of them
+	CredentialsFile string   // lines of USER:PASSWORD; clients must show one of them; read again when it changes
 	RequireToken    bool     // clients must show a robot token of the organization as password
 	Suffix          string   // domain of HOST.AGENT.SUFFIX
 	Zone            string   // where the proxy runs; it prefers replicas of the same zone
@@ -21,7 +21,7 @@ func (l *Listeners) fields() []*Field {
 		text("http", "ADDR", &l.HTTP, "serve HTTP CONNECT and plain HTTP proxy requests on this address, for example 127.0.0.1:3128"),
 		text("socks5", "ADDR", &l.SOCKS5, "serve SOCKS5 on this address, for example 127.0.0.1:1080"),
 		list("forward", "FORWARD", &l.Forwards, "forward a local address to a target: ADDR=AGENT/tcp:HOST:PORT or ADDR=AGENT/kubernetes"),
-		text("credentials-file", "FILE", &l.CredentialsFile, "lines of USER:PASSWORD, one of which HTTP and SOCKS5 clients must show"),
+		text("credentials-file", "FILE", &l.CredentialsFile, "lines of USER:PASSWORD, one of which HTTP and SOCKS5 clients must show; read again when it changes"),
 		toggle("require-token", &l.RequireToken, "HTTP and SOCKS5 clients must show a robot token of the organization as password, on loopback too"),
 		text("suffix", "DOMAIN", &l.Suffix, "domain for host names that name their agent: HOST.AGENT.DOMAIN"),
 		text("zone", "ZONE", &l.Zone, "where this process runs; a proxy prefers the agents' replicas of its own zone"),

@@ -75,7 +75,7 @@ func cleanup(ctx context.Context, w command.World, s config.Operator) error {
 	defer cancel()
 	errs = append(errs, pods.New(pods.Config{Client: c, Direct: c, Lists: lists, Rules: rules(s), Log: log}).Free(free))
 	for _, p := range proxies {
-		if err := cleanupProxy(ctx, c, p, log); err != nil {
+		if err := cleanupProxy(ctx, c, p, s.HubProxy, log); err != nil {
 			errs = append(errs, fmt.Errorf("proxy %s/%s: %w", p.GetNamespace(), p.GetName(), err))
 		}
 	}
@@ -97,7 +97,7 @@ func cleanupOwn(ctx context.Context, c client.Client, s config.Operator) error {
 }
 
 // cleanupProxy deletes what was made for a Proxy, and takes the finalizer off it.
-func cleanupProxy(ctx context.Context, c client.Client, p v1alpha1.Object, log *slog.Logger) error {
+func cleanupProxy(ctx context.Context, c client.Client, p v1alpha1.Object, hub config.HubProxy, log *slog.Logger) error {
 	meta := metav1.ObjectMeta{Namespace: p.GetNamespace(), Name: controller.ObjectName(p.GetName())}
 	for _, o := range []client.Object{
 		&appsv1.Deployment{ObjectMeta: meta}, &corev1.Service{ObjectMeta: meta}, &policyv1.PodDisruptionBudget{ObjectMeta: meta},
@@ -106,6 +106,9 @@ func cleanupProxy(ctx context.Context, c client.Client, p v1alpha1.Object, log *
 		if err := deleteOwned(ctx, c, p, o); err != nil {
 			return err
 		}
+	}
+	if err := controller.Withdraw(ctx, c, c, hub, p); err != nil {
+		return err
 	}
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(p), p); err != nil {

@@ -98,7 +98,7 @@ func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, geten
 	for _, group := range groups(s) {
 		r := &controller.Reconciler{
 			Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(controller.FieldManager), Hubs: hubs,
-			Own: own, Pods: s.Pods, New: group, Metrics: metrics, Log: t.Log,
+			Own: own, Pods: s.Pods, HubProxy: s.HubProxy, New: group, Metrics: metrics, Log: t.Log,
 		}
 		if all != nil {
 			r.Undo = all.Undo

@@ -66,7 +66,7 @@ func newPods(mgr manager.Manager, s config.Operator, t command.Tools, getenv fun
 	return pods.New(pods.Config{
 		Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Cache: mgr.GetCache(), Lists: lists, Empty: groups(s),
 		Rules: rules(s),
-		Host:  controller.Host, Secret: controller.ObjectName, APIServer: getenv("KUBERNETES_SERVICE_HOST"), NoProxy: s.Injection.NoProxy,
+		Host:  controller.Host(s.HubProxy), Secret: controller.ObjectName, APIServer: getenv("KUBERNETES_SERVICE_HOST"), NoProxy: s.Injection.NoProxy,
 		WriteStatus: func(ctx context.Context, p v1alpha1.Object, status v1alpha1.ProxyStatus) error {
 			return controller.ApplyStatus(ctx, mgr.GetClient(), p, pods.FieldManager, status)
 		},

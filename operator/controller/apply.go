@@ -37,9 +37,9 @@ func (e *foreignError) Error() string {
 	return fmt.Sprintf("%s of %s was set by %s", strings.Join(e.fields, ", "), e.object, strings.Join(e.by, ", "))
 }
 
-// apply brings what a Proxy needs into being. What others have set it leaves, and returns what that is.
-// It returns which version of the password's Secret there is afterwards.
-func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, all []client.Object) (trouble *problem, secret string, err error) {
+// apply brings what a Proxy needs into being, and deletes what it does not need any more. What others
+// have set it leaves, and returns what that is. It returns which version of the password's Secret there is afterwards.
+func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, all, surplus []client.Object) (trouble *problem, secret string, err error) {
 	for _, o := range all {
 		if err := r.mine(ctx, p, o); err != nil {
 			return nil, "", err
@@ -61,6 +61,11 @@ func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, al
 			continue
 		}
 		if err != nil {
+			return nil, "", err
+		}
+	}
+	for _, o := range surplus {
+		if err := r.remove(ctx, p, o); err != nil {
 			return nil, "", err
 		}
 	}

@@ -58,6 +58,7 @@ type facts struct {
 	ready   int32          // pods of the proxy
 	why     string         // no pod is ready; may be empty
 	foreign *problem       // fields that others have set
+	byHub   string         // Service of the hub's own proxy, if that is the Proxy's; ready then says whether it was told the password
 }
 
 // judge returns the status that follows from the one before and from what is known. It keeps the
@@ -111,6 +112,8 @@ func phase(before v1alpha1.Phase, f facts, ready *metav1.Condition) v1alpha1.Pha
 		return v1alpha1.PhaseConnected
 	case before != v1alpha1.PhaseConnected && before != v1alpha1.PhaseDisconnected:
 		return v1alpha1.PhaseWaitingForProxy
+	case f.byHub != "" && f.ready == 0: // the hub's proxy was told to let nobody in
+		return v1alpha1.PhaseDisconnected
 	case before == v1alpha1.PhaseConnected && !f.knows() && recent(ready, f.now):
 		return v1alpha1.PhaseConnected
 	default:
@@ -143,6 +146,8 @@ func (f facts) verdict() (metav1.ConditionStatus, problem) {
 			why = f.why
 		}
 		return metav1.ConditionFalse, problem{ReasonProxyNotReady, "No pod of the proxy is ready. " + why}
+	case f.byHub != "":
+		return metav1.ConditionTrue, problem{ReasonConnected, fmt.Sprintf("Agent %s is connected, and the hub's own proxy %s is told this Proxy's password.", f.agentID, f.byHub)}
 	default:
 		return metav1.ConditionTrue, problem{ReasonConnected, fmt.Sprintf("Agent %s is connected, and the proxy reaches the hub.", f.agentID)}
 	}
@@ -153,7 +158,7 @@ func (f facts) unanswered() (metav1.ConditionStatus, problem) {
 	failure := wire.AsFailure(f.asked, wire.LegHub)
 	text := strings.TrimRight(clip(failure.Error()), ".")
 	switch {
-	case failure.Leg == wire.LegClient && failure.Code == wire.CodeBadRequest:
+	case failure.Leg == wire.LegClient && failure.Code == wire.CodeBadRequest: // see refused, too
 		return metav1.ConditionFalse, problem{ReasonTokenInvalid, fmt.Sprintf("Key %s of Secret %s: %s.", f.secret.Key, f.secret.Name, text)}
 	case failure.Code == wire.CodeUnauthenticated || failure.Code == wire.CodeDenied:
 		return metav1.ConditionFalse, problem{ReasonTokenRefused, fmt.Sprintf(

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"postern.dev/postern/internal/config"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/selection"
 )
@@ -19,7 +20,8 @@ const (
 	// AnnotationAgentID keeps the agent's ID that was made up for a Proxy, so that it outlives a
 	// lost status.
 	AnnotationAgentID = "postern.dev/agent-id"
-	// ProxyPort is where the Service of a proxy takes connections of HTTP clients.
+	// ProxyPort is where a proxy takes connections of HTTP clients, and its Service unless ServicePort
+	// says otherwise.
 	ProxyPort = 3128
 
 	metricsPort    = 9090
@@ -35,9 +37,12 @@ const maxLabel = 63
 // ObjectName is the name of all that is made for a Proxy, in its namespace.
 func ObjectName(proxy string) string { return proxy + suffix }
 
-// Host is the host and port of a Proxy's proxy, as pods of the cluster reach it.
-func Host(namespace, proxy string) string {
-	return fmt.Sprintf("%s.%s.svc:%d", ObjectName(proxy), namespace, ProxyPort)
+// Host returns what tells host and port of a Proxy's proxy, as pods of the cluster reach it.
+func Host(h config.HubProxy) func(namespace, proxy string) string {
+	port := ServicePort(h)
+	return func(namespace, proxy string) string {
+		return fmt.Sprintf("%s.%s.svc:%d", ObjectName(proxy), namespace, port)
+	}
 }
 
 // labelValue is the value of selection.LabelProxy: NAMESPACE.NAME, with a digest in place of its

@@ -33,9 +33,9 @@ const (
 	killSeconds      = 30 // until it is killed
 )
 
-// desired is what a Proxy needs, without the Secret that it keeps, in the order in which it is
-// made.
-func desired(p v1alpha1.Object, h Hub, pods config.ProxyPods) ([]client.Object, error) {
+// desired is what a Proxy needs that has a proxy of its own, without the Secret that it keeps, in the
+// order in which it is made. port is the Service's.
+func desired(p v1alpha1.Object, h Hub, pods config.ProxyPods, port int32) ([]client.Object, error) {
 	account := &corev1.ServiceAccount{
 		TypeMeta: typeMeta("v1", "ServiceAccount"), ObjectMeta: objectMeta(p), AutomountServiceAccountToken: new(bool),
 	}
@@ -43,7 +43,7 @@ func desired(p v1alpha1.Object, h Hub, pods config.ProxyPods) ([]client.Object, 
 		TypeMeta: typeMeta("v1", "Service"), ObjectMeta: objectMeta(p),
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeClusterIP, Selector: selectorLabels(p),
-			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: ProxyPort, TargetPort: intstr.FromString("http")}},
+			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: port, TargetPort: intstr.FromString("http")}},
 		},
 	}
 	one := intstr.FromInt32(1)

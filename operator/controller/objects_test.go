@@ -32,7 +32,7 @@ func TestThroughAnHTTPProxy(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pods := config.DefaultOperator().Pods
 			tt.change(&pods)
-			all, err := desired(&v1alpha1.Proxy{}, Hub{Hub: presence.Hub{ConnectURL: "tls://10.0.0.7:8443"}, Organization: "x"}, pods)
+			all, err := desired(&v1alpha1.Proxy{}, Hub{Hub: presence.Hub{ConnectURL: "tls://10.0.0.7:8443"}, Organization: "x"}, pods, ProxyPort)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -24,10 +24,13 @@ import (
 type program struct {
 	*testing.T
 	path, dir, address string
+	front              string   // of the hub's own proxy, if it has one
+	more               []string // of the hub's arguments
 	hub                *exec.Cmd
 }
 
-func startProgram(t *testing.T) *program {
+// startProgram builds the program and starts its hub. With a file of credentials the hub has a proxy.
+func startProgram(t *testing.T, credentials string) *program {
 	t.Helper()
 	p := &program{T: t, dir: t.TempDir()}
 	p.path = filepath.Join(p.dir, "postern")
@@ -36,14 +39,24 @@ func startProgram(t *testing.T) *program {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	p.address = freeAddress(t)
+	if credentials != "" {
+		p.front = freeAddress(t)
+		p.more = []string{"--http", p.front, "--credentials-file", credentials}
+	}
+	p.startHub()
+	return p
+}
+
+// freeAddress returns one on which nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.address = ln.Addr().String()
-	_ = ln.Close()
-	p.startHub()
-	return p
+	defer ln.Close()
+	return ln.Addr().String()
 }
 
 // start runs the program until the test ends or it is stopped.
@@ -74,7 +87,7 @@ func stop(cmd *exec.Cmd) {
 
 func (p *program) startHub() {
 	p.Helper()
-	p.hub = p.start("hub", "--data", filepath.Join(p.dir, "hub"), "--listen", p.address)
+	p.hub = p.start(append([]string{"hub", "--data", filepath.Join(p.dir, "hub"), "--listen", p.address}, p.more...)...)
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if _, err := p.run("org", "list"); err == nil {
 			return
@@ -131,7 +144,7 @@ func (b *bench) until(phase v1alpha1.Phase, reason string, message ...string) *v
 // TestARealHub follows a Proxy at a real hub with a real agent, through what goes wrong between them.
 func TestARealHub(t *testing.T) {
 	t.Parallel()
-	p := startProgram(t)
+	p := startProgram(t, "")
 	ca, err := os.ReadFile(filepath.Join(p.dir, "hub", "ca.crt"))
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,9 @@ type Reconciler struct {
 	Hubs   Asker
 	Own    Hub // the operator's; for Proxies that do not say it themselves
 	Pods   config.ProxyPods
-	New    func() v1alpha1.Object // an empty Proxy of the group
+	// HubProxy is the own proxy of that hub, which Proxies of that hub use instead of one of their own.
+	HubProxy config.HubProxy
+	New      func() v1alpha1.Object // an empty Proxy of the group
 	// Undo takes back what others did for a Proxy that is being deleted. It reports whether that is
 	// done; while it is not, it is called again. It may be nil.
 	Undo    func(ctx context.Context, p v1alpha1.Object) (done bool, err error)
@@ -101,6 +103,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.
 		return r.finish(ctx, p)
 	}
 	if changed, err := r.claim(ctx, p); err != nil || changed {
+		return ctrl.Result{RequeueAfter: time.Millisecond}, ignoreConflict(err)
+	}
+	if changed, err := r.move(ctx, p); err != nil || changed {
 		return ctrl.Result{RequeueAfter: time.Millisecond}, ignoreConflict(err)
 	}
 	f, err := r.look(ctx, p)
@@ -175,23 +180,33 @@ func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error)
 		return f, err
 	}
 	f.applied = true
-	if f.ready, f.why, err = r.pods(ctx, p); err != nil {
+	if r.byHub(f.where) {
+		f.byHub = r.HubProxy.Service
+	} else if f.ready, f.why, err = r.pods(ctx, p); err != nil {
 		return f, err
 	}
+	if err = r.ask(ctx, p, &f); err == nil && f.byHub != "" {
+		err = r.admit(ctx, p, &f)
+	}
+	return f, err
+}
+
+// ask asks the hub for the agent, with the Proxy's token.
+func (r *Reconciler) ask(ctx context.Context, p v1alpha1.Object, f *facts) error {
 	token, missing, err := r.token(ctx, p)
 	if err != nil || missing != nil {
 		f.problem = missing
-		return f, err
+		return err
 	}
 	r.noteToken(p, token)
 	f.agent, f.asked = r.Hubs.Agent(ctx, f.where.Hub, f.where.Organization, f.agentID, token)
 	r.Metrics.Asked(f.asked)
-	return f, nil
+	return nil
 }
 
 // bring applies what a Proxy needs, unless that was done and nobody touched it since.
 func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (foreign, trouble *problem, err error) {
-	all, err := desired(p, h, r.Pods)
+	all, surplus, err := r.needs(p, h)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,7 +226,7 @@ func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (forei
 			return foreign, nil, err
 		}
 	}
-	foreign, secret, err = r.apply(ctx, p, h.CA, all)
+	foreign, secret, err = r.apply(ctx, p, h.CA, all, surplus)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil {
@@ -226,6 +241,17 @@ func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (forei
 	}
 	m.applied, m.at, m.foreign, m.secret = sum, r.now(), foreign, secret
 	return foreign, nil, nil
+}
+
+// needs returns what a Proxy needs, and what it does not: that of the other way, by a proxy of its
+// own or the hub's.
+func (r *Reconciler) needs(p v1alpha1.Object, h Hub) (all, surplus []client.Object, err error) {
+	all, err = desired(p, h, r.Pods, ServicePort(r.HubProxy))
+	if err != nil || !r.byHub(h) {
+		return all, nil, err
+	}
+	surplus = slices.DeleteFunc(all, func(o client.Object) bool { _, ok := o.(*corev1.Service); return ok })
+	return []client.Object{alias(p, r.HubProxy)}, surplus, nil
 }
 
 // pods returns how many pods of a Proxy's proxy are ready, and if none is, what the Deployment says.
@@ -312,6 +338,9 @@ func (r *Reconciler) finish(ctx context.Context, p v1alpha1.Object) (ctrl.Result
 		if !done {
 			return ctrl.Result{RequeueAfter: lookOften}, nil
 		}
+	}
+	if err := Withdraw(ctx, r.Client, r.Direct, r.HubProxy, p); err != nil {
+		return ctrl.Result{}, err
 	}
 	if err := Release(ctx, r.Client, p); err != nil {
 		return ctrl.Result{}, err

@@ -35,7 +35,7 @@ func (r *Reconciler) secret(ctx context.Context, p v1alpha1.Object, ca string) (
 		}
 	}
 	password, line := there.Data[keyPassword], there.Data[keyCredentials]
-	if hash, ok := bytes.CutPrefix(line, []byte("*:")); !ok || len(password) == 0 || bcrypt.CompareHashAndPassword(hash, password) != nil {
+	if hash, ok := bytes.CutPrefix(line, []byte("*:")); !ok || len(password) == 0 || !plainHash(hash) || bcrypt.CompareHashAndPassword(hash, password) != nil {
 		password = []byte(rand.Text())
 		if hash, err = bcrypt.GenerateFromPassword(password, passwordCost); err != nil {
 			return "", fmt.Errorf("hash the proxy's password: %w", err)

@@ -22,10 +22,13 @@
 {{- if and (not $v.gateway.listener.enabled) (or $v.gateway.listener.tlsSecret $v.gateway.listener.clientCAConfigMap) -}}
   {{- fail "gateway.listener has settings and is not enabled: client certificates and a certificate of its own are for a listener of the gateway; give gateway.listener.enabled=true" -}}
 {{- end -}}
+{{- if and $v.proxy.credentialsSecret (not $v.proxy.enabled) -}}
+  {{- fail "proxy.credentialsSecret is given, and proxy.enabled is not: passwords are for the hub's own proxy" -}}
+{{- end -}}
 {{- if and $v.issuer.keysSecret (not $v.issuer.url) -}}
   {{- fail "issuer.keysSecret is given, and issuer.url is not: keys sign tokens of an issuer" -}}
 {{- end -}}
-{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "issuer.keysSecret" $v.issuer.keysSecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "test.tokenSecret" $v.test.tokenSecret -}}
+{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "issuer.keysSecret" $v.issuer.keysSecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "proxy.credentialsSecret" $v.proxy.credentialsSecret "test.tokenSecret" $v.test.tokenSecret -}}
   {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?$" $value)) -}}
     {{- fail (printf "%s is not the name of a Secret. A secret itself never stands among the values: kubectl create secret generic NAME --from-file=KEY=FILE, and give NAME" $name) -}}
   {{- end -}}
@@ -100,6 +103,9 @@
 {{- if $v.gateway.listener.enabled }}
 - {name: POSTERN_GATEWAY_LISTEN, value: ":{{ $v.gateway.listener.port | int }}"}
 {{- end }}
+{{- if $v.proxy.enabled }}
+- {name: POSTERN_HTTP, value: ":{{ $v.proxy.port | int }}"}
+{{- end }}
 {{- end -}}
 
 {{/* The files that the hub is given, as JSON: a name, where from, and the variables that name them. */}}
@@ -132,6 +138,9 @@
 {{- end -}}
 {{- with $v.gateway.listener.clientCAConfigMap -}}
 {{- $all = append $all (dict "name" "gateway-client-ca" "configMap" . "items" (dict $v.gateway.listener.clientCAKey "ca.crt") "env" (dict "GATEWAY_CLIENT_CA_FILE" "ca.crt")) -}}
+{{- end -}}
+{{- with $v.proxy.credentialsSecret -}}
+{{- $all = append $all (dict "name" "proxy-credentials" "secret" . "optional" true "items" (dict "credentials" "credentials") "env" (dict "CREDENTIALS_FILE" "credentials")) -}}
 {{- end -}}
 {{- toJson $all -}}
 {{- end -}}

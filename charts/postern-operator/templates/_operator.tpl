@@ -13,6 +13,12 @@
 {{- if contains "PRIVATE KEY" $h.ca.pem -}}
   {{- fail "hub.ca.pem holds a private key: give the certificate alone, and take the key out of your values" -}}
 {{- end -}}
+{{- if ne (empty $h.proxy.service) (empty $h.proxy.credentialsSecret) -}}
+  {{- fail "hub.proxy.service and hub.proxy.credentialsSecret belong together: give both or neither" -}}
+{{- end -}}
+{{- if and $h.proxy.service (not $h.connectUrl) -}}
+  {{- fail "hub.proxy.service is given, and hub.connectUrl is not: name the hub whose proxy that is" -}}
+{{- end -}}
 {{- if and $h.httpProxy.url $h.httpProxy.secret -}}
   {{- fail "hub.httpProxy.url and hub.httpProxy.secret are both given" -}}
 {{- end -}}
@@ -129,6 +135,10 @@
 {{- end }}
 {{- if $v.compat.upbound.enabled }}
 - {name: POSTERN_COMPAT_UPBOUND, value: "true"}
+{{- end }}
+{{- with $v.hub.proxy.service }}
+- {name: POSTERN_HUB_PROXY_SERVICE, value: {{ . | quote }}}
+- {name: POSTERN_HUB_PROXY_CREDENTIALS_SECRET, value: {{ $v.hub.proxy.credentialsSecret | quote }}}
 {{- end }}
 - {name: POSTERN_PROXY_IMAGE, value: {{ include "postern.image" (list . $v.proxy.image) | quote }}}
 - {name: POSTERN_PROXY_IMAGE_PULL_POLICY, value: {{ $v.proxy.image.pullPolicy }}}

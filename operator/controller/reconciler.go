@@ -198,7 +198,7 @@ func (r *Reconciler) ask(ctx context.Context, p v1alpha1.Object, f *facts) error
 		f.problem = missing
 		return err
 	}
-	r.noteToken(p, token)
+	r.noteToken(p, token, f.byHub != "")
 	f.agent, f.asked = r.Hubs.Agent(ctx, f.where.Hub, f.where.Organization, f.agentID, token)
 	r.Metrics.Asked(f.asked)
 	return nil
@@ -310,8 +310,9 @@ func (r *Reconciler) event(p v1alpha1.Object, kind, reason, message string) {
 	r.Events.Eventf(p, nil, kind, reason, "Reconcile", "%s", message)
 }
 
-// noteToken tells of a token that was replaced.
-func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte) {
+// noteToken tells of a token that was replaced, and who uses it: a proxy of the Proxy's own, or the
+// operator alone.
+func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte, byHub bool) {
 	sum := sha256.Sum256(token)
 	m := r.remember(p)
 	r.mu.Lock()
@@ -320,8 +321,11 @@ func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte) {
 	r.mu.Unlock()
 	if changed {
 		ref := p.Common().SecretRef
-		r.event(p, corev1.EventTypeNormal, "TokenChanged", fmt.Sprintf("Key %s of Secret %s holds another token; the proxy takes it at its next renewal, "+
-			"once the node has brought it into the pods.", ref.Key, ref.Name))
+		use := "the proxy takes it at its next renewal, once the node has brought it into the pods"
+		if byHub {
+			use = "the operator asks the hub with it from now on"
+		}
+		r.event(p, corev1.EventTypeNormal, "TokenChanged", fmt.Sprintf("Key %s of Secret %s holds another token; %s.", ref.Key, ref.Name, use))
 	}
 }
 

@@ -28,7 +28,7 @@ const (
 
 // Material is what the Secret holds, all in PEM.
 type Material struct {
-	Authorities  []byte // certificates of the authorities that are trusted, the one that signs first
+	Authorities  []byte // certificates of the authorities that are trusted: first the one that signs, then the one that signed Cert
 	AuthorityKey []byte // of the first
 	Cert, Key    []byte // what the webhook is served with
 }
@@ -73,19 +73,21 @@ func Next(now time.Time, m Material, published []byte, names []string) (Material
 	return next, nil
 }
 
-// trimmed leaves out some authorities if they are too many: of those that neither sign nor have
-// signed what is served, the ones that came first.
+// trimmed puts the authority that signed what is served after the one that signs, and leaves out the
+// last ones if they are too many. The order counts when the Secret is gone: what replicas serve is
+// not known then, and the API server's copy has the one that they need among the first.
 func trimmed(trusted []*x509.Certificate, served []byte) []*x509.Certificate {
-	var leaf *x509.Certificate
 	if block, _ := pem.Decode(served); block != nil {
-		leaf, _ = x509.ParseCertificate(block.Bytes) // without one, all are the same
-	}
-	for i := len(trusted) - 1; i > 0 && len(trusted) > maxTrusted; i-- {
-		if leaf == nil || leaf.CheckSignatureFrom(trusted[i]) != nil {
-			trusted = slices.Delete(trusted, i, i+1)
+		leaf, err := x509.ParseCertificate(block.Bytes)
+		signed := func(by *x509.Certificate) bool { return leaf.CheckSignatureFrom(by) == nil }
+		if err == nil {
+			if i := slices.IndexFunc(trusted, signed); i > 1 {
+				by := trusted[i]
+				trusted = slices.Insert(slices.Delete(trusted, i, i+1), 1, by)
+			}
 		}
 	}
-	return trusted
+	return trusted[:min(len(trusted), maxTrusted)]
 }
 
 // signer is an authority that can sign.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"testing"
 	"time"
 
@@ -122,6 +123,16 @@ func TestOtherNames(t *testing.T) {
 	}
 }
 
+// due reports whether a certificate is to be renewed.
+func due(now time.Time, cert []byte) bool {
+	block, _ := pem.Decode(cert)
+	if block == nil {
+		return false
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	return err == nil && old(now, leaf)
+}
+
 // TestTheAPIServerTrustsEveryReplica plays years: replicas load late, the Secret is deleted and
 // damaged, the API server's copy is overwritten. As long as the keeper steps often enough, what
 // the keeper published is trusted for what every replica serves.
@@ -133,7 +144,11 @@ func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 		replicas := []Material{secret, secret}
 		for range rapid.IntRange(1, 15).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(1, 20*24).Draw(t, "hours")) * time.Hour)
-			switch rapid.IntRange(0, 9).Draw(t, "event") {
+			event := rapid.IntRange(0, 9).Draw(t, "event")
+			if due(now, secret.Cert) {
+				event = -1 // a Secret that is damaged whenever the keeper comes is never renewed
+			}
+			switch event {
 			case 0:
 				secret = Material{}
 			case 1:
@@ -176,4 +191,26 @@ func FuzzNext(f *testing.F) {
 			t.Fatal("what is served is not trusted")
 		}
 	})
+}
+
+// TestASecretThatIsDamagedAgainAndAgain makes authorities that sign nothing, until the Secret is
+// deleted, and nobody can tell which of them the replicas need.
+func TestASecretThatIsDamagedAgainAndAgain(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	first := mustNext(t, now, Material{}, nil)
+	m := first
+	for range 2 * maxTrusted {
+		m.AuthorityKey = []byte("damaged")
+		m = mustNext(t, now, m, m.Authorities)
+	}
+	if !bytes.Equal(m.Cert, first.Cert) {
+		t.Fatal("want the first certificate to be served still")
+	}
+	last := mustNext(t, now, Material{}, m.Authorities)
+	if !trusts(now, last.Authorities, first) {
+		t.Error("what replicas serve is not trusted any more")
+	}
+	if n := len(valid(now, last.Authorities)); n > maxTrusted {
+		t.Errorf("%d authorities", n)
+	}
 }

@@ -103,7 +103,7 @@ func cleanupProxy(ctx context.Context, c client.Client, p v1alpha1.Object, hub c
 		&appsv1.Deployment{ObjectMeta: meta}, &corev1.Service{ObjectMeta: meta}, &policyv1.PodDisruptionBudget{ObjectMeta: meta},
 		&networkingv1.NetworkPolicy{ObjectMeta: meta}, &corev1.Secret{ObjectMeta: meta}, &corev1.ServiceAccount{ObjectMeta: meta},
 	} {
-		if err := deleteOwned(ctx, c, p, o); err != nil {
+		if err := controller.DeleteOwned(ctx, c, c, p, o); err != nil {
 			return err
 		}
 	}
@@ -120,21 +120,5 @@ func cleanupProxy(ctx context.Context, c client.Client, p v1alpha1.Object, hub c
 		return err
 	}
 	log.Info("took back what was done for a Proxy", "proxy", p.GetNamespace()+"/"+p.GetName())
-	return nil
-}
-
-// deleteOwned deletes an object if it is that Proxy's.
-func deleteOwned(ctx context.Context, c client.Client, p v1alpha1.Object, o client.Object) error {
-	err := c.Get(ctx, client.ObjectKeyFromObject(o), o)
-	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(o, p) {
-		return nil
-	}
-	uid := o.GetUID()
-	if err == nil {
-		err = c.Delete(ctx, o, client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: &uid})
-	}
-	if err := client.IgnoreNotFound(err); err != nil {
-		return fmt.Errorf("delete %T: %w", o, err)
-	}
 	return nil
 }

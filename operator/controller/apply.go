@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"postern.dev/postern/operator/api/v1alpha1"
 )
@@ -65,7 +66,7 @@ func (r *Reconciler) apply(ctx context.Context, p v1alpha1.Object, ca string, al
 		}
 	}
 	for _, o := range surplus {
-		if err := r.remove(ctx, p, o); err != nil {
+		if err := DeleteOwned(ctx, r.Client, r.Direct, p, o); err != nil {
 			return nil, "", err
 		}
 	}
@@ -184,4 +185,27 @@ func digest(ca string, all []client.Object) (string, error) {
 
 func title(o client.Object) string {
 	return o.GetObjectKind().GroupVersionKind().Kind + " " + o.GetNamespace() + "/" + o.GetName()
+}
+
+// DeleteOwned deletes an object if it is there and a Proxy's own. direct reads from the API server.
+func DeleteOwned(ctx context.Context, c client.Client, direct client.Reader, p v1alpha1.Object, o client.Object) error {
+	kind, err := apiutil.GVKForObject(o, c.Scheme())
+	if err != nil {
+		return fmt.Errorf("find the kind of what is to be deleted: %w", err)
+	}
+	there := &metav1.PartialObjectMetadata{}
+	there.SetGroupVersionKind(kind)
+	err = direct.Get(ctx, client.ObjectKeyFromObject(o), there)
+	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(there, p) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s %s/%s: %w", kind.Kind, o.GetNamespace(), o.GetName(), err)
+	}
+	uid := there.GetUID()
+	err = c.Delete(ctx, there, client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: &uid})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete %s %s/%s: %w", kind.Kind, o.GetNamespace(), o.GetName(), err)
+	}
+	return nil
 }

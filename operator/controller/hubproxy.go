@@ -50,25 +50,6 @@ func alias(p v1alpha1.Object, h config.HubProxy) *corev1.Service {
 	}
 }
 
-// remove deletes an object if it is there and this Proxy's.
-func (r *Reconciler) remove(ctx context.Context, p v1alpha1.Object, o client.Object) error {
-	there := &metav1.PartialObjectMetadata{}
-	there.SetGroupVersionKind(o.GetObjectKind().GroupVersionKind())
-	err := r.Direct.Get(ctx, client.ObjectKeyFromObject(o), there)
-	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(there, p) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read %s: %w", title(o), err)
-	}
-	uid := there.GetUID()
-	err = r.Client.Delete(ctx, there, client.PropagationPolicy(metav1.DeletePropagationBackground), client.Preconditions{UID: &uid})
-	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("delete %s: %w", title(o), err)
-	}
-	return nil
-}
-
 // move keeps the annotation of a Proxy to the Secret that has its line, or is to have it, and takes
 // the line out of another one. It reports whether it changed the Proxy.
 func (r *Reconciler) move(ctx context.Context, p v1alpha1.Object) (changed bool, err error) {

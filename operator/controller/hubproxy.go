@@ -18,7 +18,6 @@ import (
 
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
-	"postern.dev/postern/internal/wire"
 	"postern.dev/postern/operator/api/v1alpha1"
 )
 
@@ -79,55 +78,6 @@ func (r *Reconciler) move(ctx context.Context, p v1alpha1.Object) (changed bool,
 		return true, fmt.Errorf("note where the hub's proxy has the Proxy's line: %w", err)
 	}
 	return true, nil
-}
-
-// admit brings the line of a Proxy into the file of the hub's proxy once the hub has taken its
-// token, and out of it when the hub refuses the token. As long as nobody can tell, it stays.
-func (r *Reconciler) admit(ctx context.Context, p v1alpha1.Object, f *facts) error {
-	line := ""
-	switch {
-	case f.problem != nil || refused(f.asked):
-	case f.asked != nil:
-		there, err := r.hasLine(ctx, p)
-		if there {
-			f.ready = 1
-		}
-		return err
-	default:
-		var err error
-		if line, err = r.line(ctx, p, f); err != nil {
-			return err
-		}
-	}
-	changed, err := writeLine(ctx, r.Client, r.Direct, r.HubProxy.Credentials, p, line)
-	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsNotFound(err) {
-		f.applied, f.problem = false, &problem{ReasonNotApplied, clip(fmt.Sprintf("The Secret %s of the hub's own proxy cannot be written: %v.", r.HubProxy.Credentials, err))}
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if line != "" {
-		f.ready = 1
-	}
-	switch {
-	case changed && line != "":
-		r.event(p, corev1.EventTypeNormal, "PasswordGiven", fmt.Sprintf("The Secret %s has a line with the hash of this Proxy's password; "+
-			"the hub's own proxy takes it once its node has brought it there.", r.HubProxy.Credentials))
-	case changed:
-		r.event(p, corev1.EventTypeWarning, "PasswordWithdrawn", fmt.Sprintf("The line of this Proxy was taken out of the Secret %s: "+
-			"the hub takes no token of it.", r.HubProxy.Credentials))
-	}
-	return nil
-}
-
-// refused reports whether the hub answered, and did not take the token.
-func refused(err error) bool {
-	if err == nil {
-		return false
-	}
-	f := wire.AsFailure(err, wire.LegHub)
-	return f.Code == wire.CodeUnauthenticated || f.Code == wire.CodeDenied || f.Leg == wire.LegClient && f.Code == wire.CodeBadRequest
 }
 
 // line returns the line of a Proxy in the credentials file of the hub's proxy: its agent's ID as

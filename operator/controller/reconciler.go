@@ -2,11 +2,9 @@ package controller
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -28,18 +26,6 @@ import (
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
-)
-
-// How often a Proxy is looked at while nothing is heard of it: the hub and the Secret tell nothing
-// by themselves. Half as much again is added at random.
-const (
-	lookOften  = 2 * time.Second // as long as it is not as it should be, and for a while after a change
-	lookSeldom = 5 * time.Second
-	lookLater  = 20 * time.Second // after many looks that found the same trouble
-	manyLooks  = 30
-	// maxLooks bounds how many looks the operator takes in a second: with more Proxies, each is
-	// looked at less often.
-	maxLooks = 20
 )
 
 // reapply is how often everything is applied again, whatever was heard of it.
@@ -71,18 +57,6 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	memory map[types.NamespacedName]*memory
-}
-
-// memory is what is remembered of a Proxy. It saves work, and nothing depends on it.
-type memory struct {
-	uid     types.UID
-	dirty   bool      // something that was made for it has changed
-	applied string    // digest of what was applied last
-	at      time.Time // when
-	secret  string    // version of the password's Secret then
-	foreign *problem  // what came of it
-	token   [sha256.Size]byte
-	looks   int // that found the same
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -191,19 +165,6 @@ func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error)
 	return f, err
 }
 
-// ask asks the hub for the agent, with the Proxy's token.
-func (r *Reconciler) ask(ctx context.Context, p v1alpha1.Object, f *facts) error {
-	token, missing, err := r.token(ctx, p)
-	if err != nil || missing != nil {
-		f.problem = missing
-		return err
-	}
-	r.noteToken(p, token, f.byHub != "")
-	f.agent, f.asked = r.Hubs.Agent(ctx, f.where.Hub, f.where.Organization, f.agentID, token)
-	r.Metrics.Asked(f.asked)
-	return nil
-}
-
 // bring applies what a Proxy needs, unless that was done and nobody touched it since.
 func (r *Reconciler) bring(ctx context.Context, p v1alpha1.Object, h Hub) (foreign, trouble *problem, err error) {
 	all, surplus, err := r.needs(p, h)
@@ -310,25 +271,6 @@ func (r *Reconciler) event(p v1alpha1.Object, kind, reason, message string) {
 	r.Events.Eventf(p, nil, kind, reason, "Reconcile", "%s", message)
 }
 
-// noteToken tells of a token that was replaced, and who uses it: a proxy of the Proxy's own, or the
-// operator alone.
-func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte, byHub bool) {
-	sum := sha256.Sum256(token)
-	m := r.remember(p)
-	r.mu.Lock()
-	changed := m.token != sum && m.token != [sha256.Size]byte{}
-	m.token = sum
-	r.mu.Unlock()
-	if changed {
-		ref := p.Common().SecretRef
-		use := "the proxy takes it at its next renewal, once the node has brought it into the pods"
-		if byHub {
-			use = "the operator asks the hub with it from now on"
-		}
-		r.event(p, corev1.EventTypeNormal, "TokenChanged", fmt.Sprintf("Key %s of Secret %s holds another token; %s.", ref.Key, ref.Name, use))
-	}
-}
-
 // finish undoes what was done for a Proxy that is being deleted. What it owns the cluster deletes.
 func (r *Reconciler) finish(ctx context.Context, p v1alpha1.Object) (ctrl.Result, error) {
 	if !slices.Contains(p.GetFinalizers(), Finalizer) {
@@ -365,65 +307,6 @@ func Release(ctx context.Context, c client.Client, p v1alpha1.Object) error {
 		return fmt.Errorf("take the finalizer off the Proxy: %w", err)
 	}
 	return nil
-}
-
-// pause returns when to look at a Proxy again.
-func (r *Reconciler) pause(key types.NamespacedName, f facts, same bool) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	m := r.memory[key]
-	if m == nil {
-		return lookOften
-	}
-	if !same {
-		m.looks = 0
-	}
-	m.looks = min(m.looks+1, manyLooks)
-	wait := lookOften
-	switch {
-	case f.works():
-		wait = lookSeldom
-	case m.looks >= manyLooks && f.problem != nil:
-		wait = lookLater
-	case m.looks >= manyLooks:
-		wait = lookSeldom
-	}
-	wait = max(wait, time.Duration(len(r.memory))*time.Second/maxLooks)
-	return wait + rand.N(wait/2)
-}
-
-// remember returns what is remembered of a Proxy. Its fields are guarded by mu.
-func (r *Reconciler) remember(p v1alpha1.Object) *memory {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.memory == nil {
-		r.memory = make(map[types.NamespacedName]*memory)
-	}
-	key := client.ObjectKeyFromObject(p)
-	m := r.memory[key]
-	if m == nil || m.uid != p.GetUID() {
-		m = &memory{uid: p.GetUID()}
-		r.memory[key] = m
-	}
-	return m
-}
-
-// touched notes that something of a Proxy was changed by somebody.
-func (r *Reconciler) touched(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m := r.memory[key]; m != nil {
-		m.dirty = true
-	}
-}
-
-func (r *Reconciler) forget(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if m := r.memory[key]; m != nil {
-		r.Metrics.Forgot(m.uid)
-	}
-	delete(r.memory, key)
 }
 
 func (r *Reconciler) now() time.Time {

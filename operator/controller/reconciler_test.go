@@ -189,7 +189,7 @@ func TestLife(t *testing.T) {
 	for len(b.told.Events) > 0 {
 		told = append(told, <-b.told.Events)
 	}
-	if all := strings.Join(told, "\n"); !strings.Contains(all, "TokenChanged") || strings.Contains(all, "dd.ee.ff") || len(told) > 12 {
+	if all := strings.Join(told, "\n"); !strings.Contains(all, "TokenChanged Key token of Secret robot-token holds another token; the proxy takes it within seconds") || strings.Contains(all, "dd.ee.ff") || len(told) > 12 {
 		t.Errorf("events:\n%s", all)
 	}
 

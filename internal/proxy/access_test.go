@@ -320,7 +320,8 @@ func TestLoadUsers(t *testing.T) {
 		{"a:b", 0o644, "chmod 600"},
 		{"a:" + string(hash), 0o644, ""},
 		{"a:" + string(hash), 0o666, "anybody may write"},
-		{"nonsense", 0o600, "line 1"},
+		{"nonsense", 0o600, ""},
+		{"nonsense", 0o666, "anybody may write"},
 	} {
 		path := filepath.Join(t.TempDir(), "users")
 		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
@@ -329,11 +330,11 @@ func TestLoadUsers(t *testing.T) {
 		if err := os.Chmod(path, c.mode); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadUsers(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+		if _, _, err := LoadUsers(path); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q %o: %v, want %q", c.text, c.mode, err, c.want)
 		}
 	}
-	if _, err := LoadUsers(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
+	if _, _, err := LoadUsers(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}
 }

@@ -15,6 +15,9 @@ import (
 // file stays as it is for so long: it is not caught while somebody writes it.
 const credentialsLook = time.Second
 
+// badLinesTold is how many lines that cannot be used are named each time.
+const badLinesTold = 10
+
 // credentials keeps the users of an Access to what a file says.
 type credentials struct {
 	path string
@@ -32,7 +35,8 @@ func newCredentials(path string, log *slog.Logger) *credentials {
 // provides it may come later.
 func (c *credentials) first() (*Users, error) {
 	c.seen = c.stamp()
-	users, err := LoadUsers(c.path)
+	users, bad, err := LoadUsers(c.path)
+	c.warn(bad)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		c.log.Warn("the credentials file is not there: nobody has credentials until it is", "file", c.path)
@@ -40,9 +44,20 @@ func (c *credentials) first() (*Users, error) {
 	case err != nil:
 		return nil, err
 	case users.size() == 0:
-		c.log.Warn("the credentials file is empty: nobody has credentials", "file", c.path)
+		c.log.Warn("the credentials file has no line that can be used: nobody has credentials", "file", c.path)
 	}
 	return users, nil
+}
+
+// warn tells of lines that are skipped.
+func (c *credentials) warn(bad []error) {
+	for i, err := range bad {
+		if i == badLinesTold {
+			c.log.Warn("further lines of the credentials file are skipped", "file", c.path, "lines", len(bad)-i)
+			return
+		}
+		c.log.Warn("a line of the credentials file is skipped: it grants nothing", "file", c.path, "error", err)
+	}
 }
 
 // run takes over what changes until ctx ends.
@@ -59,8 +74,8 @@ func (c *credentials) run(ctx context.Context, a *Access) {
 	}
 }
 
-// look takes over a file that has changed and stays so. One that cannot be used, or is
-// gone, changes nothing.
+// look takes over the lines that can be used of a file that has changed and stays so. One that
+// cannot be read, or is gone, changes nothing.
 func (c *credentials) look(a *Access) {
 	stamp := c.stamp()
 	if stamp == c.seen {
@@ -72,13 +87,14 @@ func (c *credentials) look(a *Access) {
 		return
 	}
 	c.seen, c.changed = stamp, ""
-	users, err := LoadUsers(c.path)
+	users, bad, err := LoadUsers(c.path)
 	if err != nil {
 		c.log.Error("the credentials read before stay in use: the file cannot be used", "file", c.path, "error", err)
 		return
 	}
+	c.warn(bad)
 	streams := a.replace(users)
-	c.log.Info("the credentials have changed", "file", c.path, "lines", users.size(), "streams_ended", streams)
+	c.log.Info("the credentials have changed", "file", c.path, "lines", users.size(), "skipped", len(bad), "streams_ended", streams)
 }
 
 func (c *credentials) stamp() string {

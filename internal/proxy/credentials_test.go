@@ -184,9 +184,15 @@ func TestCredentialsChange(t *testing.T) {
 	write("lab:one agent=lab\nalice:x\n")
 	want(map[string]int{"lab:one": 200, "alice:x": 200, "lab:two": 407})
 	stays, goes := open("alice", "x"), open("lab", "one")
-	write("alice:x\nnonsense\n")
-	if !strings.Contains(log.String(), "stay in use") || !strings.Contains(log.String(), "line 2") {
-		t.Errorf("of a broken file it says %q", log.String())
+	write("alice:x\nbob:secret agent=lab for=ever\n:nobody\nlab:one agent=lab\n")
+	if got := log.String(); strings.Count(got, "is skipped") != 2 || !strings.Contains(got, "line 2") || !strings.Contains(got, "line 3") ||
+		!strings.Contains(got, "streams_ended=0") || strings.Contains(got, "secret") {
+		t.Errorf("of lines that cannot be used it says %q", got)
+	}
+	want(map[string]int{"lab:one": 200, "alice:x": 200, "bob:secret": 407, ":nobody": 407})
+	write(strings.Repeat("x", maxUsersFile+1))
+	if !strings.Contains(log.String(), "stay in use") {
+		t.Errorf("of a file that cannot be used it says %q", log.String())
 	}
 	log.Reset()
 	c.look(a)
@@ -234,5 +240,44 @@ func TestWithdrawnMeanwhile(t *testing.T) {
 	s := newStay()
 	if _, err := a.lodge(g.by, s); err == nil || !s.ended() || s.why == nil {
 		t.Errorf("%v, %v", err, s.why)
+	}
+}
+
+// TestLinesThatCannotBeUsed checks that such lines grant nothing and take nothing from the others,
+// in whatever order they stand, and that of many few are told of.
+func TestLinesThatCannotBeUsed(t *testing.T) {
+	t.Parallel()
+	const good = "alice:x\nlab:one agent=lab\n"
+	costly := "carol:$2a$31$abcdefghijklmnopqrstuuJ0J0J0J0J0J0J0J0J0J0J0J0J0J0J0J0"
+	for _, line := range []string{
+		"nonsense", ":pw", "carol:", "carol:pw agent=", "carol:pw agent=lab as=", "carol:pw agent=lab agent=lab", "carol:pw as=x", "carol:p w", "ca rol:pw",
+		"carol:$2a$04$short", costly, "carol:{SHA}x", "carol:" + strings.Repeat("p", maxUserLine), "carol:p\xffw", strings.Repeat("c", 1<<17), "*:pw agent=no/such/name",
+		"alice:y", "alice:x agent=lab", "lab:one", "lab:two", // do not go with those above them
+	} {
+		users, bad, err := parseUsers(good + line + "\n")
+		if err != nil || len(bad) != 1 || users.size() != 2 || len(users.find("carol")) != 0 {
+			t.Errorf("%.40q: %v, %v", line, bad, err)
+			continue
+		}
+		if strings.Contains(bad[0].Error(), "pw") {
+			t.Errorf("%q is told with its password: %v", line, bad[0])
+		}
+		for name := range users.entries {
+			if name != "alice" && name != "lab" {
+				t.Errorf("%.40q makes a user %q", line, name)
+			}
+		}
+		if users, bad, err = parseUsers(line + "\n" + good); err != nil || len(bad) == 0 || len(users.find("carol")) != 0 {
+			t.Errorf("%.40q at first: %v, %v", line, bad, err)
+		}
+	}
+	var log bytes.Buffer
+	file := filepath.Join(t.TempDir(), "credentials")
+	if err := os.WriteFile(file, []byte(strings.Repeat("bad\n", 1000)+good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	users, err := newCredentials(file, slog.New(slog.NewTextHandler(&log, nil))).first()
+	if err != nil || users.size() != 2 || strings.Count(log.String(), "\n") != badLinesTold+1 || !strings.Contains(log.String(), "lines=990") {
+		t.Errorf("%v\n%s", err, log.String())
 	}
 }

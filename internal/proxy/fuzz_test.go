@@ -115,9 +115,12 @@ func FuzzUsers(f *testing.F) {
 		if strings.Contains(text, "$2") {
 			return // a hash of high cost takes its time
 		}
-		users, err := ParseUsers(text)
+		users, bad, err := parseUsers(text)
 		if err != nil {
 			return
+		}
+		if _, err := ParseUsers(text); (err == nil) != (len(bad) == 0) {
+			t.Fatalf("%q: %v, but %v", text, err, bad)
 		}
 		for name, all := range users.entries {
 			for _, e := range all {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -24,12 +23,14 @@ import (
 const (
 	maxUsersFile = 1 << 20 // bytes
 	maxUserLine  = 1024    // bytes
+	maxHashCost  = 16      // of bcrypt: seconds of a processor for each login
 )
 
 // Users are static credentials. They are immutable and safe for concurrent use.
 type Users struct {
 	entries map[string][]*userEntry
 	decoy   *userEntry // checked for unknown names, so that they take as long as known ones
+	plain   bool       // a password is in clear
 }
 
 type userEntry struct {
@@ -45,31 +46,34 @@ type userEntry struct {
 
 // LoadUsers reads a credentials file. Since it has secrets, others must not be
 // able to read it (see package secretfile), unless every password is hashed.
-func LoadUsers(path string) (*Users, error) {
+//
+// Lines that cannot be used grant nothing to anybody, and are told of in bad: several
+// may write the file, and the mistake of one must not keep the others out.
+func LoadUsers(path string) (users *Users, bad []error, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("read credentials: %w", err)
+		return nil, nil, fmt.Errorf("read credentials: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("read credentials: %w", err)
+		return nil, nil, fmt.Errorf("read credentials: %w", err)
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxUsersFile+1))
 	if err != nil {
-		return nil, fmt.Errorf("read credentials: %w", err)
+		return nil, nil, fmt.Errorf("read credentials: %w", err)
 	}
-	users, plain, err := parseUsers(string(text))
+	users, bad, err = parseUsers(string(text))
 	if err != nil {
-		return nil, fmt.Errorf("read credentials: %s: %w", path, err)
+		return nil, nil, fmt.Errorf("read credentials: %s: %w", path, err)
 	}
-	if mode := info.Mode().Perm(); plain && secretfile.Exposed(info) {
-		return nil, fmt.Errorf("read credentials: %s has passwords in clear and its mode is %04o; run chmod 600 %s, or hash them with htpasswd -B", path, mode, path)
+	if mode := info.Mode().Perm(); users.plain && secretfile.Exposed(info) {
+		return nil, nil, fmt.Errorf("read credentials: %s has passwords in clear and its mode is %04o; run chmod 600 %s, or hash them with htpasswd -B", path, mode, path)
 	}
 	if mode := info.Mode().Perm(); mode&0o002 != 0 {
-		return nil, fmt.Errorf("read credentials: anybody may write to %s (mode %04o)", path, mode)
+		return nil, nil, fmt.Errorf("read credentials: anybody may write to %s (mode %04o)", path, mode)
 	}
-	return users, nil
+	return users, bad, nil
 }
 
 // ParseUsers reads credentials, one in a line:
@@ -82,50 +86,57 @@ func LoadUsers(path string) (*Users, error) {
 // PASSWORD is in clear or a bcrypt hash ($2a$, $2b$, $2y$, as htpasswd -B
 // writes). A user may have several lines if each names its agent: the password
 // tells which one counts. Empty lines and those that begin with # are skipped;
-// without any other nobody has credentials.
+// without any other nobody has credentials. The error is that of the first line
+// that cannot be used.
 func ParseUsers(text string) (*Users, error) {
-	users, _, err := parseUsers(text)
-	return users, err
+	users, bad, err := parseUsers(text)
+	if err == nil && len(bad) > 0 {
+		err = bad[0]
+	}
+	if err != nil {
+		return nil, err
+	}
+	return users, nil
 }
 
-func parseUsers(text string) (users *Users, plain bool, err error) {
+// parseUsers reads the lines that can be used, and says of each other one why it cannot.
+// Of lines that do not go together the first counts.
+func parseUsers(text string) (users *Users, bad []error, err error) {
 	if len(text) > maxUsersFile {
-		return nil, false, fmt.Errorf("more than %d bytes", maxUsersFile)
+		return nil, nil, fmt.Errorf("more than %d bytes", maxUsersFile)
 	}
 	users = &Users{entries: make(map[string][]*userEntry)}
-	lines := bufio.NewScanner(strings.NewReader(text))
-	cost := 0
-	for n := 1; lines.Scan(); n++ {
-		line := strings.TrimSpace(lines.Text())
-		if line == "" || line[0] == '#' {
+	cost, n := 0, 0
+	for line := range strings.Lines(text) {
+		n++
+		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 			continue
 		}
 		// The line itself stays out of errors: it has a secret.
 		name, entry, err := parseUser(line)
 		if err != nil {
-			return nil, false, fmt.Errorf("line %d: %w", n, err)
+			bad = append(bad, fmt.Errorf("line %d: %w", n, err))
+			continue
 		}
 		if others := users.entries[name]; len(others) > 0 && (entry.agent == "" || others[0].agent == "") {
-			return nil, false, fmt.Errorf("line %d: user %q is there twice; each of the lines has to name its agent", n, name)
+			bad = append(bad, fmt.Errorf("line %d: user %q is there twice; each of the lines has to name its agent", n, name))
+			continue
 		}
 		users.entries[name] = append(users.entries[name], entry)
 		if entry.hash == nil {
-			plain = true
+			users.plain = true
 		} else if c, err := bcrypt.Cost(entry.hash); err == nil {
 			cost = max(cost, c)
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return nil, false, err
 	}
 	users.decoy = &userEntry{}
 	_, _ = rand.Read(users.decoy.digest[:]) // never fails
 	if cost > 0 {
 		if users.decoy.hash, err = bcrypt.GenerateFromPassword([]byte(rand.Text()), cost); err != nil {
-			return nil, false, err
+			return nil, nil, err
 		}
 	}
-	return users, plain, nil
+	return users, bad, nil
 }
 
 func parseUser(line string) (string, *userEntry, error) {
@@ -146,8 +157,10 @@ func parseUser(line string) (string, *userEntry, error) {
 		return "", nil, fmt.Errorf("user %q has no password", name)
 	case strings.HasPrefix(password, "$2"):
 		entry.hash = []byte(password)
-		if _, err := bcrypt.Cost(entry.hash); err != nil {
+		if cost, err := bcrypt.Cost(entry.hash); err != nil {
 			return "", nil, fmt.Errorf("user %q: the bcrypt hash is damaged", name)
+		} else if cost > maxHashCost {
+			return "", nil, fmt.Errorf("user %q: the bcrypt hash has the cost %d, and %d is the most", name, cost, maxHashCost)
 		}
 	case strings.HasPrefix(password, "$"), strings.HasPrefix(password, "{SHA}"):
 		return "", nil, fmt.Errorf("user %q: this kind of hash is not supported; make one with htpasswd -B", name)

@@ -37,7 +37,8 @@ type Options struct {
 	Organization string
 
 	// One of these secrets proves who the program is. Files are read again at each
-	// renewal of the credentials, about every half hour.
+	// renewal of the credentials, about every half hour; another token in TokenFile is taken
+	// within seconds.
 	TokenFile         string                                // a robot's token, as postern robot token create writes it
 	Token             string                                // the same, itself
 	WorkloadTokenFile string                                // a token of an issuer that the organization trusts

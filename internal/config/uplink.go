@@ -109,7 +109,7 @@ func (p *Party) fields(agentID, name string) []*Field {
 // keyFields are the settings of a party that may have a key pair: an agent.
 func (p *Party) keyFields() []*Field {
 	return append([]*Field{
-		text("private-key-file", "FILE", &p.PrivateKeyFile, "private key in PEM of an agent that is registered with its public key, instead of --token-file; read again at each renewal"),
+		text("private-key-file", "FILE", &p.PrivateKeyFile, "private key in PEM of an agent that is registered with its public key, instead of --token-file; another one in the file is taken within seconds"),
 		hidden("private-key", &p.PrivateKey, "the private key itself in PEM, where a file cannot be had; line breaks may be written as \\n"),
 	}, p.joinFields()...)
 }

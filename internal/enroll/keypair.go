@@ -2,32 +2,25 @@ package enroll
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
-	"sync"
 	"time"
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
-	"postern.dev/postern/internal/secretfile"
 	"postern.dev/postern/internal/wire"
 )
 
 // KeyPair is an agent's private key, in a file or itself, with which it proves who
-// it is. The file is read again at each renewal, so that a key can be replaced
-// while the program runs. Set one of File and Value before first use. It is safe
+// it is. The file is read again at each renewal and when it has changed, so that a key
+// can be replaced while the program runs. Set one of File and Value before first use. It is safe
 // for concurrent use.
 type KeyPair struct {
 	File  string
 	Value string       // PEM; line breaks may be written as \n
 	Log   *slog.Logger // for a warning about the file's permissions; nil: none
 
-	mu     sync.Mutex
-	warned bool
-	kept   *identity.AgentKey // from a pipe, which can be read only once
+	file source[*identity.AgentKey]
 }
 
 // assert signs what a request asks for. The hub is asked for its trust domain
@@ -59,48 +52,31 @@ func (k *KeyPair) key() (*identity.AgentKey, error) {
 		}
 		return key, nil
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.kept != nil {
-		return k.kept, nil
-	}
-	key, info, err := readKeyFile(k.File)
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		k.kept = key
-	} else if secretfile.Exposed(info) && !k.warned && k.Log != nil {
-		k.warned = true
-		k.Log.Warn("private key file can be read by others; make it private with chmod 600", "file", k.File)
-	}
-	return key, nil
+	return k.file.get(k.read, k.Log, "private key file can be read by others; make it private with chmod 600", k.File)
 }
+
+func (k *KeyPair) read() (*identity.AgentKey, fs.FileInfo, error) { return readKeyFile(k.File) }
+
+// Changed implements Replaceable.
+func (k *KeyPair) Changed() bool {
+	return k.file.changed(k.File, k.read, func(a, b *identity.AgentKey) bool { return a.Public().ID() == b.Public().ID() })
+}
+
+// Provided implements Replaceable.
+func (k *KeyPair) Provided() bool { return provided(k.File) }
 
 // readKeyFile reads a private key, and what its file is. Errors are *wire.Failure
 // that name the file and say what to do.
 func readKeyFile(name string) (*identity.AgentKey, fs.FileInfo, error) {
-	unreadable := func(err error) error {
-		return wire.Fail(wire.LegHub, wire.CodeBadRequest, "private key file %s cannot be read: %s", name, plain(err)).WithCause(err).
+	b, info, err := readFile(name)
+	if err != nil {
+		return nil, nil, wire.Fail(wire.LegHub, wire.CodeBadRequest, "private key file %s cannot be read: %s", name, plain(err)).WithCause(err).
 			WithHint("make a key with: postern agent keygen -f %s, and let the user that runs this program read it", name)
 	}
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, nil, unreadable(err)
+	var key *identity.AgentKey
+	if err = tooLong(b); err == nil {
+		key, err = identity.ParseAgentKey(b)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, unreadable(err)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
-	if err != nil {
-		return nil, nil, unreadable(err)
-	}
-	if len(b) > maxTokenFile {
-		return nil, nil, badKey("private key file "+name, fmt.Errorf("it is longer than %d bytes", maxTokenFile))
-	}
-	key, err := identity.ParseAgentKey(b)
 	if err != nil {
 		return nil, nil, badKey("private key file "+name, err)
 	}

@@ -71,11 +71,17 @@ func (h *fakeHub) RoundTrip(req *http.Request) (*http.Response, error) {
 	for k := range req.PostForm {
 		form[k] = req.PostForm.Get(k)
 	}
-	h.forms = append(h.forms, form)
+	if req.URL.Path != api.PathVersion {
+		h.forms = append(h.forms, form)
+	}
 	w := httptest.NewRecorder()
 	w.Header().Set("Date", time.Now().Add(h.ahead).UTC().Format(http.TimeFormat))
 	w.Header().Set("Content-Type", api.TypeJSON)
 	maps.Copy(w.Header(), h.header)
+	if req.URL.Path == api.PathVersion {
+		_ = json.NewEncoder(w).Encode(api.HubVersion{TrustDomain: "hub.test"})
+		return w.Result(), nil
+	}
 	if h.fail != nil {
 		status, code := h.fail()
 		if status == 0 {

@@ -111,10 +111,19 @@ func (s *Session) expires() time.Time {
 // expired reports whether there are no valid credentials.
 func (s *Session) expired() bool { return s.refused.Load() || !time.Now().Before(s.expires()) }
 
+// replaceable returns what is shown to the hub if it may become another, or nil.
+func (s *Session) replaceable() Replaceable {
+	if s.req.Key != nil {
+		return s.req.Key
+	}
+	r, _ := s.req.Secret.(Replaceable)
+	return r
+}
+
 // changed returns what reports that there is another secret, or nil if there can be
 // none.
 func (s *Session) changed() func() bool {
-	if r, ok := s.req.Secret.(Replaceable); ok {
+	if r := s.replaceable(); r != nil {
 		return r.Changed
 	}
 	return nil
@@ -122,8 +131,8 @@ func (s *Session) changed() func() bool {
 
 // provided reports whether a machine will put another secret there.
 func (s *Session) provided() bool {
-	r, ok := s.req.Secret.(Replaceable)
-	return ok && r.Provided()
+	r := s.replaceable()
+	return r != nil && r.Provided()
 }
 
 // sleepUntil waits until t has come by the monotonic clock or by the wall clock, or

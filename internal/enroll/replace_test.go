@@ -10,6 +10,7 @@ import (
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/enroll"
+	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -38,7 +39,7 @@ func mount(t *testing.T, text string) (file string, swap func(text string)) {
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		replace(t, filepath.Join(folder, "token"), text)
+		replace(t, filepath.Join(folder, "secret"), text)
 		if err := os.Symlink(filepath.Base(folder), filepath.Join(dir, "..new")); err != nil {
 			t.Fatal(err)
 		}
@@ -47,8 +48,8 @@ func mount(t *testing.T, text string) (file string, swap func(text string)) {
 		}
 	}
 	swap(text)
-	file = filepath.Join(dir, "token")
-	if err := os.Symlink(filepath.Join("..data", "token"), file); err != nil {
+	file = filepath.Join(dir, "secret")
+	if err := os.Symlink(filepath.Join("..data", "secret"), file); err != nil {
 		t.Fatal(err)
 	}
 	return file, swap
@@ -61,11 +62,57 @@ func (h *fakeHub) shown() string {
 	return h.forms[len(h.forms)-1]["subject_token"]
 }
 
-// withFile is a party whose token is in a file.
-func withFile(t *testing.T, hub *fakeHub, file string) *enroll.Session {
+// proof is one way to show who one is, by what is in a file.
+type proof struct {
+	first, next string            // two secrets, as files have them
+	none        map[string]string // what is no other secret than the first
+	use         func(r *enroll.Request, file string)
+	of          func(shown string) string // which of the two was shown
+}
+
+func proofs(t *testing.T) map[string]proof {
+	keys := make(map[string]string) // their text by their ID
+	newKey := func() (text string, public []byte) {
+		key, err := identity.NewAgentKey(identity.KeyEd25519)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := key.PEM()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys[key.Public().ID()] = string(b)
+		return string(b), key.Public().PEM()
+	}
+	first, public := newKey()
+	next, _ := newKey()
+	return map[string]proof{
+		"token": {
+			first: token, next: nextToken,
+			none: map[string]string{"same": token + "\n", "JSON": `{"token":"` + token + `"}`, "half": "aaaa.bbbb.", "empty": ""},
+			use:  func(r *enroll.Request, file string) { r.Secret = &enroll.RobotToken{File: file} },
+			of:   func(shown string) string { return shown },
+		},
+		"key": {
+			first: first, next: next,
+			none: map[string]string{"same": first + "\n", "half": next[:len(next)/2], "public": string(public), "empty": ""},
+			use:  func(r *enroll.Request, file string) { r.Secret, r.Key = nil, &enroll.KeyPair{File: file} },
+			of: func(shown string) string {
+				a, err := identity.ParseAssertion(shown)
+				if err != nil {
+					return err.Error()
+				}
+				return keys[a.KeyID]
+			},
+		},
+	}
+}
+
+// session is a party that shows what is in a file.
+func (p proof) session(t *testing.T, hub *fakeHub, file string) *enroll.Session {
 	t.Helper()
 	r := request()
-	r.Secret = &enroll.RobotToken{File: file}
+	p.use(&r, file)
 	s := enroll.New(hub, r, nil)
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -73,16 +120,24 @@ func withFile(t *testing.T, hub *fakeHub, file string) *enroll.Session {
 	return s
 }
 
-// TestAnotherTokenIsShownSoon replaces the file long before a renewal. What is no other token is
+// eachProof runs a test with both in a bubble of time.
+func eachProof(t *testing.T, test func(t *testing.T, p proof)) {
+	for name, p := range proofs(t) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, p) })
+		})
+	}
+}
+
+// TestAnotherSecretIsShownSoon replaces the file long before a renewal. What is no other secret is
 // not shown, be it the same again, half of one, or nothing.
-func TestAnotherTokenIsShownSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "token")
-		replace(t, file, token)
+func TestAnotherSecretIsShownSoon(t *testing.T) {
+	eachProof(t, func(t *testing.T, p proof) {
+		file := filepath.Join(t.TempDir(), "secret")
+		replace(t, file, p.first)
 		hub := newFakeHub(t, time.Hour)
-		s := withFile(t, hub, file)
-		stop := run(t, s)
-		for what, text := range map[string]string{"same": token + "\n", "JSON": `{"token":"` + token + `"}`, "half": "aaaa.bbbb.", "empty": ""} {
+		stop := run(t, p.session(t, hub, file))
+		for what, text := range p.none {
 			replace(t, file, text)
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
@@ -94,11 +149,11 @@ func TestAnotherTokenIsShownSoon(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
-		replace(t, file, nextToken)
+		replace(t, file, p.next)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
-		if n := hub.requests(); n != 2 || hub.shown() != nextToken {
-			t.Errorf("%d requests, the last with %q; want two, and the new token", n, hub.shown())
+		if n := hub.requests(); n != 2 || p.of(hub.shown()) != p.next {
+			t.Errorf("%d requests; want two, the last with the new secret", n)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -111,13 +166,41 @@ func TestAnotherTokenIsShownSoon(t *testing.T) {
 	})
 }
 
-// TestMountedTokenRevokedFirst revokes a token before another is there. Where a machine provides the
-// file, the party waits for it without haste; where a person does, it ends and says why.
-func TestMountedTokenRevokedFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		file, swap := mount(t, token)
+// TestSecretBeforeTheHubKnowsIt replaces a file first, and tells the hub of the new secret later.
+// The credentials of the old one last meanwhile.
+func TestSecretBeforeTheHubKnowsIt(t *testing.T) {
+	eachProof(t, func(t *testing.T, p proof) {
+		file := filepath.Join(t.TempDir(), "secret")
+		replace(t, file, p.first)
 		hub := newFakeHub(t, time.Hour)
-		s := withFile(t, hub, file)
+		s := p.session(t, hub, file)
+		first := s.Grant()
+		stop := run(t, s)
+		hub.set(func(h *fakeHub) { h.fail = func() (int, string) { return 401, api.ErrorInvalidGrant } })
+		replace(t, file, p.next)
+		time.Sleep(10 * time.Minute)
+		if n := hub.requests(); n < 10 || n > 50 || s.Grant() != first {
+			t.Errorf("%d requests in ten minutes", n)
+		}
+		hub.set(func(h *fakeHub) { h.fail = nil })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if s.Grant() == first || p.of(hub.shown()) != p.next {
+			t.Error("no new credentials by the new secret")
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestMountedSecretRevokedFirst revokes a secret before another is there. Where a machine provides
+// the file, the party waits for it without haste; where a person does, it ends and says why.
+func TestMountedSecretRevokedFirst(t *testing.T) {
+	eachProof(t, func(t *testing.T, p proof) {
+		file, swap := mount(t, p.first)
+		hub := newFakeHub(t, time.Hour)
+		s := p.session(t, hub, file)
 		first := s.Grant()
 		stop := run(t, s)
 		hub.set(func(h *fakeHub) {
@@ -130,21 +213,21 @@ func TestMountedTokenRevokedFirst(t *testing.T) {
 			t.Errorf("%d attempts in an hour", n)
 		}
 		hub.set(func(h *fakeHub) { h.fail = nil })
-		swap(nextToken)
+		swap(p.next)
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
-		if s.Grant() == first || hub.shown() != nextToken {
-			t.Error("no new credentials by the new token")
+		if s.Grant() == first || p.of(hub.shown()) != p.next {
+			t.Error("no new credentials by the new secret")
 		}
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	synctest.Test(t, func(t *testing.T) {
-		file := filepath.Join(t.TempDir(), "token")
-		replace(t, file, token)
+	eachProof(t, func(t *testing.T, p proof) {
+		file := filepath.Join(t.TempDir(), "secret")
+		replace(t, file, p.first)
 		hub := newFakeHub(t, time.Hour)
-		s := withFile(t, hub, file)
+		s := p.session(t, hub, file)
 		hub.set(func(h *fakeHub) { h.fail = func() (int, string) { return 401, api.ErrorInvalidGrant } })
 		s.Refused()
 		begin := time.Now()

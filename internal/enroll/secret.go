@@ -6,21 +6,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strings"
-	"sync"
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/secretfile"
 	"postern.dev/postern/internal/wire"
 )
-
-// maxTokenFile bounds a token file, in bytes.
-const maxTokenFile = 16 << 10
 
 // Secret is the long-lived thing that is exchanged for short-lived credentials.
 type Secret interface {
@@ -29,13 +23,10 @@ type Secret interface {
 	SubjectToken(ctx context.Context) (token, tokenType string, err error)
 }
 
-// Replaceable is a Secret that may become another one while the program runs.
-// Session.Run looks for that every few seconds.
+// Replaceable is a Secret or a KeyPair that may become another one while the program
+// runs. Session.Run looks for that every few seconds.
 type Replaceable interface {
-	Secret
-
-	// Changed reports whether SubjectToken would give another token than the one
-	// that it gave last.
+	// Changed reports whether there is another one than that which was shown last.
 	Changed() bool
 
 	// Provided reports whether a machine puts the secret there, and will put
@@ -102,26 +93,26 @@ func isTokenRune(r rune) bool {
 // others may read it (see package secretfile), which deserves a warning. Errors are
 // *wire.Failure that name the file and say what to do.
 func ReadTokenFile(name string) (t Token, exposed bool, err error) {
-	f, err := os.Open(name)
+	t, info, err := readTokenFile(name)
 	if err != nil {
-		return Token{}, false, fileFailure(name, err)
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return Token{}, false, fileFailure(name, err)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
-	if err != nil {
-		return Token{}, false, fileFailure(name, err)
-	}
-	if len(b) > maxTokenFile {
-		return Token{}, false, badToken(fmt.Sprintf("token file %s", name), fmt.Errorf("it is longer than %d bytes", maxTokenFile))
-	}
-	if t, err = ParseToken(b); err != nil {
-		return Token{}, false, badToken(fmt.Sprintf("token file %s", name), err)
+		return Token{}, false, err
 	}
 	return t, secretfile.Exposed(info), nil
+}
+
+func readTokenFile(name string) (Token, fs.FileInfo, error) {
+	b, info, err := readFile(name)
+	if err != nil {
+		return Token{}, nil, fileFailure(name, err)
+	}
+	var t Token
+	if err = tooLong(b); err == nil {
+		t, err = ParseToken(b)
+	}
+	if err != nil {
+		return Token{}, nil, badToken("token file "+name, err)
+	}
+	return t, info, nil
 }
 
 func fileFailure(name string, err error) error {
@@ -157,67 +148,29 @@ type RobotToken struct {
 	Value string
 	Log   *slog.Logger // for a warning about the file's permissions; nil: none
 
-	mu     sync.Mutex
-	warned bool
-	kept   *Token      // from a pipe, which can be read only once
-	shown  string      // the token that was given last
-	seen   os.FileInfo // of the file when it held the token that was given last
+	file source[Token]
 }
 
 // SubjectToken implements Secret.
 func (r *RobotToken) SubjectToken(context.Context) (token, tokenType string, err error) {
-	if r.File == "" {
-		t, err := ParseToken([]byte(r.Value))
-		if err != nil {
-			return "", "", badToken("the token given", err)
-		}
-		return t.Token, t.Type(), nil
+	var t Token
+	if r.File != "" {
+		t, err = r.file.get(r.read, r.Log, "token file can be read by others; make it private with chmod 600", r.File)
+	} else if t, err = ParseToken([]byte(r.Value)); err != nil {
+		err = badToken("the token given", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.kept != nil {
-		return r.kept.Token, r.kept.Type(), nil
-	}
-	t, exposed, err := ReadTokenFile(r.File)
 	if err != nil {
 		return "", "", err
 	}
-	if exposed && !r.warned && r.Log != nil {
-		r.warned = true
-		r.Log.Warn("token file can be read by others; make it private with chmod 600", "file", r.File)
-	}
-	if info, err := os.Stat(r.File); err == nil && !info.Mode().IsRegular() {
-		r.kept = &t
-	}
-	r.shown = t.Token
 	return t.Token, t.Type(), nil
 }
 
-// Changed implements Replaceable. It is cheap while the file stays as it is. A file
-// that is missing or holds no token has not changed: it is being replaced.
+func (r *RobotToken) read() (Token, fs.FileInfo, error) { return readTokenFile(r.File) }
+
+// Changed implements Replaceable.
 func (r *RobotToken) Changed() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.File == "" || r.kept != nil || r.shown == "" {
-		return false
-	}
-	info, err := os.Stat(r.File)
-	if err != nil || r.seen != nil && os.SameFile(info, r.seen) && info.ModTime().Equal(r.seen.ModTime()) && info.Size() == r.seen.Size() {
-		return false
-	}
-	t, _, err := ReadTokenFile(r.File)
-	if err != nil {
-		return false
-	}
-	if t.Token == r.shown {
-		r.seen = info
-	}
-	return t.Token != r.shown
+	return r.file.changed(r.File, r.read, func(a, b Token) bool { return a.Token == b.Token })
 }
 
-// Provided implements Replaceable: a file that is a symbolic link, as those of a
-// Secret's volume in a pod are, is not somebody's at a shell.
-func (r *RobotToken) Provided() bool {
-	info, err := os.Lstat(r.File)
-	return err == nil && info.Mode()&fs.ModeSymlink != 0
-}
+// Provided implements Replaceable.
+func (r *RobotToken) Provided() bool { return provided(r.File) }

@@ -3,8 +3,6 @@ package enroll
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"postern.dev/postern/internal/api"
@@ -20,21 +18,15 @@ type WorkloadToken struct {
 
 // SubjectToken implements Secret.
 func (w *WorkloadToken) SubjectToken(context.Context) (token, tokenType string, err error) {
-	f, err := os.Open(w.File)
-	if err != nil {
-		return "", "", workloadFailure(w.File, plain(err))
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	b, _, err := readFile(w.File)
 	if err != nil {
 		return "", "", workloadFailure(w.File, plain(err))
 	}
 	token = strings.TrimSpace(string(b))
-	switch {
+	switch err = tooLong(b); {
+	case err != nil:
 	case token == "":
 		err = fmt.Errorf("it is empty")
-	case len(b) > maxTokenFile:
-		err = fmt.Errorf("it is longer than %d bytes", maxTokenFile)
 	case strings.Count(token, ".") != 2 || strings.ContainsFunc(token, func(r rune) bool { return !isTokenRune(r) }):
 		err = fmt.Errorf("it holds something else than a JWT")
 	}

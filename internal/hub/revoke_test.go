@@ -272,7 +272,7 @@ func TestKeyRotationUnderAStream(t *testing.T) {
 	}
 	talk("at first")
 
-	second := s.key(file) // the agent finds it at its next renewal
+	second := s.key(file) // the agent finds it within seconds
 	if _, err := s.admin.AddAgentKey(ctx, "default", "office", string(second.PEM())); err != nil {
 		t.Fatal(err)
 	}

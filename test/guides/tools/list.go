@@ -30,7 +30,16 @@ func ClusterAPI() Tool {
 	}
 }
 
+// OpenTofu is the program that applies what is written for Terraform.
+func OpenTofu() Tool {
+	return Tool{
+		Name: "tofu", Module: "github.com/opentofu/opentofu", Version: "v1.12.6",
+		Sum:     "h1:0VT4P8pMmGcCUnQ9JDrJ+Qg2d35Vzm4FFd/9+H7oF98=",
+		Package: "./cmd/tofu",
+	}
+}
+
 // All are the programs that are built, in the order of what they are worth.
 func All() []Tool {
-	return []Tool{ProviderKubernetes(), ClusterAPI()}
+	return []Tool{ProviderKubernetes(), ClusterAPI(), OpenTofu()}
 }

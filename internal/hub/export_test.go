@@ -2,11 +2,12 @@ package hub
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"postern.dev/postern/internal/bus"
+	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/proxy"
 	"postern.dev/postern/internal/role"
 )
@@ -41,24 +42,8 @@ func (a *API) Routes() []Route {
 	return all
 }
 
-// PodCluster is the cluster that a hub runs in, for tests.
-type PodCluster = podCluster
-
-// NewPodCluster returns one whose service account is in dir.
-func NewPodCluster(getenv func(string) string, dir string) *PodCluster {
-	return newPodCluster(getenv, dir)
-}
-
-// Ask sends the API server a request.
-func (c *PodCluster) Ask(r *http.Request) (*http.Response, error) { return c.ask(r) }
-
-// ConfigMap returns the value of one key of a ConfigMap.
-func (c *PodCluster) ConfigMap(ctx context.Context, namespace, name, key string) ([]byte, error) {
-	return c.configMap(ctx, namespace, name, key)
-}
-
-// Close gives idle connections back.
-func (c *PodCluster) Close() { c.close() }
+// AskPod asks the cluster that a hub runs in.
+func AskPod(c *podcluster.Cluster) gateway.Asker { return askPod(c) }
 
 // SpendIdentityTokens has a robot, ORG/NAME, ask for as many identity tokens as it may,
 // an hour from now, so that none is given back meanwhile.

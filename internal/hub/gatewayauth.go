@@ -10,6 +10,7 @@ import (
 	"postern.dev/postern/internal/gateway"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/kubeurl"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
@@ -79,7 +80,7 @@ func userStands(ctx context.Context, reg *registry.Registry, user string) error 
 // gatewayAuthenticators returns the ways to prove who one is at the gateway, in the
 // order in which they are asked. ask asks the cluster of an agent.
 func gatewayAuthenticators(
-	cfg config.Gateway, own *gatewayTokens, ids *gatewayIDTokens, ask func(org, agent string) gateway.Asker, pod *podCluster,
+	cfg config.Gateway, own *gatewayTokens, ids *gatewayIDTokens, ask func(org, agent string) gateway.Asker, pod *podcluster.Cluster,
 ) ([]gateway.Authenticator, error) {
 	all := []gateway.Authenticator{own}
 	if len(ids.issuers) > 0 {
@@ -97,7 +98,7 @@ func gatewayAuthenticators(
 		if err != nil {
 			return nil, err
 		}
-		asker, home := pod.ask, ""
+		asker, home := askPod(pod), ""
 		if org, agent, err := config.ParseCluster(cfg.GatewayOwn); err == nil && org == t.Organization {
 			home = agent
 		}

@@ -21,6 +21,7 @@ import (
 	"postern.dev/postern/internal/limit"
 	"postern.dev/postern/internal/observe"
 	"postern.dev/postern/internal/oidc"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/proxy"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/relay"
@@ -70,7 +71,7 @@ type Hub struct {
 	registry *registry.Registry
 	issued   *Issued
 	issuers  *oidc.Verifier
-	pod      *podCluster
+	pod      *podcluster.Cluster
 	quotas   *Quotas
 	rotation *Rotation
 	orders   *Orders
@@ -128,7 +129,7 @@ func (h *Hub) open(ctx context.Context) (err error) {
 	}
 	h.registry = registry.NewWithSessions(kv, sessions, nil)
 	h.issuers = oidc.NewVerifier(oidc.Options{Getenv: h.opt.Getenv})
-	h.pod = newPodCluster(h.opt.Getenv, podDir)
+	h.pod = podcluster.New(h.opt.Getenv, podcluster.Dir)
 	signIn, err := NewSignIn(h.cfg.SignIn, h.signInOptions())
 	if err != nil {
 		return err
@@ -342,7 +343,7 @@ func (h *Hub) close() {
 	}
 	if h.issuers != nil {
 		h.issuers.Close()
-		h.pod.close()
+		h.pod.Close()
 	}
 }
 

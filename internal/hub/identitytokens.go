@@ -26,7 +26,7 @@ func (h *Hub) openIssuer() (*issuer.Issuer, error) {
 	if c.IssuerURL == "" {
 		return nil, nil //nolint:nilnil // there is none
 	}
-	keys, err := issuer.OpenKeys(issuer.Place{Mounted: c.KeysDir, Secret: c.KeysSecret, Own: h.state.Path(issuerDir), Cluster: h.pod.cluster})
+	keys, err := issuer.OpenKeys(issuer.Place{Mounted: c.KeysDir, Secret: c.KeysSecret, Own: h.state.Path(issuerDir), Cluster: h.pod})
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func newIDTokens(rules config.TokenRules, o SignInOptions) (*idTokens, error) {
 		if err != nil {
 			return nil, err
 		}
-		t.ca = newIssuerCA(func(ctx context.Context) ([]byte, error) { return o.Cluster.configMap(ctx, namespace, name, key) }, o)
+		t.ca = newIssuerCA(func(ctx context.Context) ([]byte, error) { return o.Cluster.ConfigMap(ctx, namespace, name, key) }, o)
 	}
 	return t, nil
 }

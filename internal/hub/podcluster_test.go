@@ -26,6 +26,7 @@ import (
 	"postern.dev/postern/internal/kubeurl"
 	"postern.dev/postern/internal/oidc"
 	"postern.dev/postern/internal/oidc/oidctest"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -34,7 +35,7 @@ type podAPI struct {
 	t      *testing.T
 	server *httptest.Server
 	dir    string
-	pod    *hub.PodCluster
+	pod    *podcluster.Cluster
 
 	mu      sync.Mutex
 	own     string          // token of the hub's service account
@@ -57,7 +58,7 @@ func newPodAPI(t *testing.T) *podAPI {
 		t.Fatal(err)
 	}
 	env := map[string]string{"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
-	a.pod = hub.NewPodCluster(func(key string) string { return env[key] }, a.dir)
+	a.pod = podcluster.New(func(key string) string { return env[key] }, a.dir)
 	t.Cleanup(a.pod.Close)
 	return a
 }
@@ -136,7 +137,7 @@ func TestOwnClusterTokens(t *testing.T) {
 	token := "e30." + payload + ".c2ln"
 	a.set(func() { a.good[token] = true })
 	tokens := &gateway.ClusterTokens{
-		Name: "hub", Organization: config.DefaultOrganization, Home: "local-cluster", Reviewer: gateway.NewReviewer("hub", a.pod.Ask, a.clock),
+		Name: "hub", Organization: config.DefaultOrganization, Home: "local-cluster", Reviewer: gateway.NewReviewer("hub", hub.AskPod(a.pod), a.clock),
 	}
 	as := func(token, cluster string) (gateway.Caller, error) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/"+cluster+"/api", nil)
@@ -208,7 +209,7 @@ func TestOwnClusterTokens(t *testing.T) {
 	if _, err := as("other", "plant"); err != nil {
 		t.Errorf("allowed again: %v", err)
 	}
-	outside := gateway.NewReviewer("hub", hub.NewPodCluster(nil, a.dir).Ask, nil)
+	outside := gateway.NewReviewer("hub", hub.AskPod(podcluster.New(nil, a.dir)), nil)
 	if _, err := outside.Review(t.Context(), token); err == nil || !strings.Contains(err.Error(), "the hub does not run in a Kubernetes pod") {
 		t.Errorf("outside of a pod: %v", err)
 	}
@@ -239,11 +240,11 @@ func TestIssuerCAOfConfigMap(t *testing.T) {
 			t.Errorf("%s: %v, want %q", what, err, want)
 		}
 	}
-	check("no ConfigMap", "ConfigMap postern/issuer: the API server answered 404 Not Found")
+	check("no ConfigMap", "ConfigMap postern/issuer: there is no such object")
 	a.set(func() { a.bundles[path] = "no certificate" })
 	check("nothing in it", "holds no certificate")
 	a.set(func() { a.refuse = true })
-	check("not allowed", "may not get it (RBAC)")
+	check("not allowed", "may not do that (RBAC)")
 	a.set(func() { a.refuse, a.bundles[path] = false, string(issuer.CA) })
 	check("there it is", "")
 	a.set(func() { delete(a.bundles, path) })

@@ -17,6 +17,7 @@ import (
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/oidc"
+	"postern.dev/postern/internal/podcluster"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/wire"
 )
@@ -40,8 +41,8 @@ type SignIn struct {
 
 // SignInOptions are what a SignIn works with.
 type SignInOptions struct {
-	Verifier *oidc.Verifier // shared with others
-	Cluster  *podCluster    // that the hub runs in, for --oidc-ca-configmap
+	Verifier *oidc.Verifier      // shared with others
+	Cluster  *podcluster.Cluster // that the hub runs in, for --oidc-ca-configmap
 	Now      func() time.Time
 	Log      *slog.Logger // nil: nothing is told
 }

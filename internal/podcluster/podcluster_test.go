@@ -63,6 +63,18 @@ func TestSecret(t *testing.T) {
 	}
 }
 
+// TestConfigMap is told what goes wrong as of a Secret. The hub's tests read one.
+func TestConfigMap(t *testing.T) {
+	api := podtest.New(t)
+	for status, want := range map[int]error{http.StatusNotFound: podcluster.ErrNotFound, http.StatusForbidden: podcluster.ErrForbidden} {
+		api.Refuse(status)
+		_, err := api.Cluster.ConfigMap(t.Context(), podtest.Namespace, "ca", "ca.crt")
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), "ConfigMap postern-system/ca: ") {
+			t.Errorf("%d: %v", status, err)
+		}
+	}
+}
+
 func TestNoPod(t *testing.T) {
 	c := podcluster.New(nil, t.TempDir())
 	if c.There() {

@@ -22,12 +22,16 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-// ServeHTTP serves one request: one in absolute form, or a CONNECT on a
-// connection that had other requests before.
+// ServeHTTP serves one request: one in absolute form, a CONNECT on a connection
+// that had other requests before, or one to the proxy itself.
 func (w *web) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	c := req.Context().Value(clientKey{}).(*client)
 	if req.Method == http.MethodConnect {
 		w.lateConnect(rw, req, c)
+		return
+	}
+	if req.Method == http.MethodOptions && req.RequestURI == "*" {
+		w.ping(rw, req, c)
 		return
 	}
 	r, f := w.route(req)
@@ -39,6 +43,19 @@ func (w *web) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	fw := &forwarded{r: r, c: c}
 	ctx := httptrace.WithClientTrace(context.WithValue(req.Context(), forwardKey{}, fw), fw.trace())
 	w.forward.proxy.ServeHTTP(rw, req.WithContext(ctx))
+}
+
+// ping answers whether the credentials of a request are good, and opens nothing
+// (RFC 9110 section 9.3.7).
+func (w *web) ping(rw http.ResponseWriter, req *http.Request, c *client) {
+	g, f := w.login(req)
+	if f != nil {
+		w.s.refused(c, route{id: g.id}, f)
+		respond(rw, f, wire.Target{})
+		return
+	}
+	rw.Header().Set("Proxy-Status", "postern")
+	rw.WriteHeader(http.StatusNoContent)
 }
 
 func respond(rw http.ResponseWriter, f *wire.Failure, target wire.Target) {

@@ -228,6 +228,36 @@ func TestCredentialsChange(t *testing.T) {
 	}
 }
 
+// TestPing checks that a client learns whether its credentials are good, and that nothing is opened
+// for it.
+func TestPing(t *testing.T) {
+	t.Parallel()
+	o := &fakeOpener{dial: serveTarget(t, echo)}
+	rec := newRecorder()
+	cfg := frontConfig(o)
+	cfg.Observer = rec
+	h := startHTTP(t, mustAccess(t, AccessConfig{Users: mustUsers(t, confined)}), cfg)
+	for _, c := range []struct {
+		login  string
+		status int
+		say    string
+	}{
+		{basic("lab", "one"), http.StatusNoContent, "postern"},
+		{basic("lab", "two"), http.StatusNoContent, "postern"},
+		{basic("edge", "one"), http.StatusProxyAuthRequired, "postern; error"},
+		{"", http.StatusProxyAuthRequired, "postern; error"},
+		{basic("lab", "one") + basic("lab", "one"), http.StatusBadRequest, "postern; error"},
+	} {
+		res, _ := exchange(t, dialFront(t, h), "OPTIONS * HTTP/1.1\r\nHost: x\r\n"+c.login+"\r\n")
+		if got := res.Header.Get("Proxy-Status"); res.StatusCode != c.status || !strings.HasPrefix(got, c.say) {
+			t.Errorf("%q: %d %q", c.login, res.StatusCode, got)
+		}
+	}
+	if asked := o.opened(); len(asked) > 0 || len(rec.get("refused")) != 3 {
+		t.Errorf("opened %v, refused %v", asked, rec.get("refused"))
+	}
+}
+
 // TestWithdrawnMeanwhile checks that a stream whose line went while it was being opened is not kept.
 func TestWithdrawnMeanwhile(t *testing.T) {
 	t.Parallel()

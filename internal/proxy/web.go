@@ -31,6 +31,7 @@ func newWeb(s *Server, connect func(*client, connectRequest, []byte)) *web {
 		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
 			return context.WithValue(ctx, clientKey{}, conn.(*handed).client)
 		},
+		DisableGeneralOptionsHandler: true, // see ping
 	}
 	go func() {
 		defer close(w.done)

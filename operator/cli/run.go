@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -94,11 +96,13 @@ func setupProxies(mgr manager.Manager, s config.Operator, t command.Tools, geten
 	if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { <-ctx.Done(); hubs.Close(); return nil })); err != nil {
 		return fmt.Errorf("set up the operator: %w", err)
 	}
+	host, port := s.HubProxy.Address()
+	front := presence.NewFront(net.JoinHostPort(host, strconv.Itoa(port))) // asked only where it is set
 	metrics := observe.NewOperator(t.Registry)
 	for _, group := range groups(s) {
 		r := &controller.Reconciler{
 			Client: mgr.GetClient(), Direct: mgr.GetAPIReader(), Events: mgr.GetEventRecorder(controller.FieldManager), Hubs: hubs,
-			Own: own, Pods: s.Pods, HubProxy: s.HubProxy, New: group, Metrics: metrics, Log: t.Log,
+			Own: own, Pods: s.Pods, HubProxy: s.HubProxy, Front: front, New: group, Metrics: metrics, Log: t.Log,
 		}
 		if all != nil {
 			r.Undo = all.Undo

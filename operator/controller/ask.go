@@ -47,18 +47,17 @@ func (r *Reconciler) noteToken(p v1alpha1.Object, token []byte, byHub bool) {
 // admit brings the line of a Proxy into the file of the hub's proxy once the hub has taken its
 // token, and out of it when the hub refuses the token. As long as nobody can tell, it stays.
 func (r *Reconciler) admit(ctx context.Context, p v1alpha1.Object, f *facts) error {
-	line := ""
+	var line, password string
+	var err error
 	switch {
 	case f.problem != nil || refused(f.asked):
 	case f.asked != nil:
-		there, err := r.hasLine(ctx, p)
-		if there {
-			f.ready = 1
+		if f.told, err = r.hasLine(ctx, p); f.told {
+			f.ready = p.State().ReadyProxies // as it was
 		}
 		return err
 	default:
-		var err error
-		if line, err = r.line(ctx, p, f); err != nil {
+		if line, password, err = r.line(ctx, p, f); err != nil {
 			return err
 		}
 	}
@@ -71,7 +70,8 @@ func (r *Reconciler) admit(ctx context.Context, p v1alpha1.Object, f *facts) err
 		return err
 	}
 	if line != "" {
-		f.ready = 1
+		f.told = true
+		r.try(ctx, p, f, line, password, changed)
 	}
 	switch {
 	case changed && line != "":
@@ -82,6 +82,32 @@ func (r *Reconciler) admit(ctx context.Context, p v1alpha1.Object, f *facts) err
 			"the hub takes no token of it.", r.HubProxy.Credentials))
 	}
 	return nil
+}
+
+// try asks the hub's own proxy whether it takes the password that has a line: the line counts only
+// once the hub's node has brought it there. What it has taken is asked again now and then, and when
+// the line was written anew.
+func (r *Reconciler) try(ctx context.Context, p v1alpha1.Object, f *facts, line, password string, anew bool) {
+	sum := sha256.Sum256([]byte(line + "\n" + password))
+	m := r.remember(p)
+	r.mu.Lock()
+	taken := m.taken == sum && !anew && r.now().Sub(m.takenAt) < askFrontAgain
+	r.mu.Unlock()
+	if !taken {
+		f.front = r.Front.Takes(ctx, f.agentID, password)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case taken:
+		f.ready = 1
+	case f.front == nil:
+		f.ready, m.taken, m.takenAt = 1, sum, r.now()
+	case notTaken(f.front):
+		m.taken = [sha256.Size]byte{}
+	default:
+		f.ready, m.taken = p.State().ReadyProxies, [sha256.Size]byte{} // as it was: nobody can tell
+	}
 }
 
 // refused reports whether the hub answered, and did not take the token.

@@ -81,23 +81,24 @@ func (r *Reconciler) move(ctx context.Context, p v1alpha1.Object) (changed bool,
 }
 
 // line returns the line of a Proxy in the credentials file of the hub's proxy: its agent's ID as
-// user name, as pods have it, and a password that is good for that agent only.
-func (r *Reconciler) line(ctx context.Context, p v1alpha1.Object, f *facts) (string, error) {
+// user name, as pods have it, and a password that is good for that agent only. It is empty where there
+// is a problem.
+func (r *Reconciler) line(ctx context.Context, p v1alpha1.Object, f *facts) (line, password string, err error) {
 	if err := identity.ValidateName("organization", f.where.Organization); err != nil {
 		f.problem = &problem{ReasonHubNotConfigured, fmt.Sprintf("%v.", err)}
-		return "", nil
+		return "", "", nil
 	}
 	var kept corev1.Secret
-	err := r.Direct.Get(ctx, client.ObjectKey{Namespace: p.GetNamespace(), Name: ObjectName(p.GetName())}, &kept)
+	err = r.Direct.Get(ctx, client.ObjectKey{Namespace: p.GetNamespace(), Name: ObjectName(p.GetName())}, &kept)
 	if err != nil {
-		return "", fmt.Errorf("read the Secret of the proxy's password: %w", err)
+		return "", "", fmt.Errorf("read the Secret of the proxy's password: %w", err)
 	}
 	hash, ok := bytes.CutPrefix(kept.Data[keyCredentials], []byte("*:"))
 	if !ok || !plainHash(hash) || !metav1.IsControlledBy(&kept, p) {
 		f.problem = &problem{ReasonNotApplied, fmt.Sprintf("The Secret %s has no password that the operator made. Delete it, and it is made again.", kept.Name)}
-		return "", nil
+		return "", "", nil
 	}
-	return fmt.Sprintf("%s:%s agent=%s/%s%s", f.agentID, hash, f.where.Organization, f.agentID, mark(p)), nil
+	return fmt.Sprintf("%s:%s agent=%s/%s%s", f.agentID, hash, f.where.Organization, f.agentID, mark(p)), string(kept.Data[keyPassword]), nil
 }
 
 // plainHash reports whether a hash is a bcrypt hash as this package makes them, and nothing else:

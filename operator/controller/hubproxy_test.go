@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -20,13 +21,26 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/wire"
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
 )
 
+// front is a hub's own proxy as far as it is asked.
+type front struct {
+	asked  []string // users
+	answer error
+}
+
+func (f *front) Takes(_ context.Context, user, _ string) error {
+	f.asked = append(f.asked, user)
+	return f.answer
+}
+
 // hubProxy makes the reconciler use the hub's own proxy, whose Secret is in a namespace.
 func (b *bench) hubProxy(namespace string) {
+	b.r.Front = &front{}
 	b.r.HubProxy = config.HubProxy{Service: "postern-hub." + namespace + ":3128", Credentials: namespace + "/passwords"}
 }
 
@@ -180,6 +194,76 @@ func secretOf(b *bench, namespace string) *corev1.Secret {
 	return s
 }
 
+// TestTheHubsProxyIsAsked follows what a Proxy says while the hub's own proxy does not take its password
+// yet, does, cannot be asked, and does not any more.
+func TestTheHubsProxyIsAsked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	hub := namespace(t, b.c)
+	b.hubProxy(hub)
+	b.secret("aa.bb.cc")
+	f := &front{answer: wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "wrong password")}
+	b.r.Front = f
+	id := b.settle().Status.AgentID
+	b.hub.up[id] = true
+	waits := b.settle()
+	b.want(waits, v1alpha1.PhaseWaitingForProxy, ReasonPasswordNotTaken, "proxy.credentialsSecret=passwords")
+	if waits.Status.ReadyProxies != 0 || !strings.Contains(b.lines(hub), " agent=default/"+id+" ") {
+		t.Errorf("%d proxies, lines %q", waits.Status.ReadyProxies, b.lines(hub))
+	}
+	f.answer = wire.Fail(wire.LegProxy, wire.CodeUnreachable, "no route")
+	b.want(b.settle(), v1alpha1.PhaseWaitingForProxy, ReasonProxyUnreachable, "NetworkPolicies")
+	f.answer = nil
+	p := b.settle()
+	b.want(p, v1alpha1.PhaseConnected, ReasonConnected, "takes this Proxy's password")
+	if p.Status.ReadyProxies != 1 {
+		t.Errorf("%d proxies", p.Status.ReadyProxies)
+	}
+
+	// What works is not asked about with every look.
+	f.asked = nil
+	for range 3 {
+		b.settle()
+	}
+	if len(f.asked) > 0 {
+		t.Errorf("asked about %q", f.asked)
+	}
+	f.answer = wire.Fail(wire.LegProxy, wire.CodeUnreachable, "no route")
+	b.now = b.now.Add(askFrontAgain)
+	p = b.settle()
+	b.want(p, v1alpha1.PhaseConnected, ReasonProxyUnreachable, "no route")
+	if len(f.asked) != 1 || f.asked[0] != id || p.Status.ReadyProxies != 1 {
+		t.Errorf("asked about %q, %d proxies", f.asked, p.Status.ReadyProxies)
+	}
+	b.now = b.now.Add(grace + time.Second)
+	b.want(b.settle(), v1alpha1.PhaseDisconnected, ReasonProxyUnreachable, "no route")
+	f.answer = nil
+	b.want(b.settle(), v1alpha1.PhaseConnected, ReasonConnected, "")
+
+	// An agent that is gone is gone, whoever can be asked.
+	f.answer = wire.Fail(wire.LegProxy, wire.CodeUnreachable, "no route")
+	b.now = b.now.Add(askFrontAgain)
+	b.hub.up[id] = false
+	b.want(b.settle(), v1alpha1.PhaseDisconnected, ReasonAgentNotConnected, "")
+	b.hub.up[id], f.answer = true, nil
+	b.want(b.settle(), v1alpha1.PhaseConnected, ReasonConnected, "")
+
+	// A line that is written again counts when it has come, and so does another password.
+	f.answer = wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "wrong password")
+	if err := b.c.Delete(t.Context(), secretOf(b, hub)); err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.settle(), v1alpha1.PhaseDisconnected, ReasonPasswordNotTaken, "")
+	f.answer = nil
+	b.want(b.settle(), v1alpha1.PhaseConnected, ReasonConnected, "")
+	f.answer = wire.Fail(wire.LegClient, wire.CodeUnauthenticated, "wrong password")
+	own := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: b.key.Namespace, Name: "private-cluster-proxy"}}
+	if err := b.c.Delete(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	b.want(b.settle(), v1alpha1.PhaseDisconnected, ReasonPasswordNotTaken, "status 407")
+}
+
 // TestSwitchToTheHub has a Proxy use the hub's own proxy, one of its own, and that of another hub,
 // in turn: nothing stays behind, and its password is the same.
 func TestSwitchToTheHub(t *testing.T) {
@@ -316,6 +400,7 @@ func TestARealHubsProxy(t *testing.T) {
 			hub = b.key.Namespace
 		}
 		b.hubProxy(hub)
+		b.r.Front = presence.NewFront(p.front)
 		b.r.Hubs, b.r.Own = hubs, Hub{Hub: presence.Hub{ConnectURL: "tls://" + p.address, CA: string(ca)}, Organization: "default"}
 		b.secret(string(text))
 		return b
@@ -323,7 +408,7 @@ func TestARealHubsProxy(t *testing.T) {
 	one := place("office", "")
 	hub := one.key.Namespace
 	two := place("plant", hub)
-	one.until(v1alpha1.PhaseConnected, ReasonConnected)
+	one.until(v1alpha1.PhaseWaitingForProxy, ReasonPasswordNotTaken, "status 407")
 	two.until(v1alpha1.PhaseWaitingForProxy, ReasonAgentNotConnected)
 	mount := func() { // as the kubelet does
 		t.Helper()
@@ -365,7 +450,10 @@ func TestARealHubsProxy(t *testing.T) {
 	}
 	eventually(http.StatusProxyAuthRequired)
 	mount()
-	eventually(http.StatusOK)
+	one.until(v1alpha1.PhaseConnected, ReasonConnected)
+	if got := try("office", first, address); got != http.StatusOK {
+		t.Errorf("status %d of a Proxy that is connected", got)
+	}
 	hostName, port, _ := strings.Cut(address, ":")
 	for _, tt := range []struct {
 		user, password, host string

@@ -19,6 +19,8 @@ const (
 	ReasonAgentNotConnected = "AgentNotConnected" // no replica of the agent is connected to the hub
 	ReasonAgentRevoked      = "AgentRevoked"      // the hub keeps the agent out by its name
 	ReasonProxyNotReady     = "ProxyNotReady"     // no pod of the proxy is ready
+	ReasonPasswordNotTaken  = "PasswordNotTaken"  // the hub's own proxy does not take the Proxy's password, or not yet
+	ReasonProxyUnreachable  = "ProxyUnreachable"  // the hub's own proxy does not answer the operator
 	ReasonSecretMissing     = "SecretMissing"     // the Secret of the robot's token is not there
 	ReasonSecretKeyMissing  = "SecretKeyMissing"  // it has no such key
 	ReasonTokenInvalid      = "TokenInvalid"      // what it holds is no token
@@ -58,7 +60,11 @@ type facts struct {
 	ready   int32          // pods of the proxy
 	why     string         // no pod is ready; may be empty
 	foreign *problem       // fields that others have set
-	byHub   string         // Service of the hub's own proxy, if that is the Proxy's; ready then says whether it was told the password
+	byHub   string         // Service of the hub's own proxy, if that is the Proxy's; ready then says whether it takes the password
+	told    bool           // that one has a line for the Proxy
+	// credentials is the Secret with the lines of the hub's own proxy, NAMESPACE/NAME.
+	credentials string
+	front       error // of asking it whether it takes the password; nil: it does
 }
 
 // judge returns the status that follows from the one before and from what is known. It keeps the
@@ -103,7 +109,12 @@ func judge(before v1alpha1.ProxyStatus, generation int64, f facts) v1alpha1.Prox
 func (f facts) knows() bool { return f.problem == nil && f.asked == nil }
 
 // works reports whether pods reach the private network.
-func (f facts) works() bool { return f.knows() && f.agent.Connected && f.ready > 0 }
+func (f facts) works() bool { return f.knows() && f.agent.Connected && f.ready > 0 && f.front == nil }
+
+// unsure reports whether nobody can tell whether pods do.
+func (f facts) unsure() bool {
+	return !f.knows() || f.agent.Connected && f.front != nil && !notTaken(f.front)
+}
 
 // phase returns the phase after one.
 func phase(before v1alpha1.Phase, f facts, ready *metav1.Condition) v1alpha1.Phase {
@@ -112,9 +123,9 @@ func phase(before v1alpha1.Phase, f facts, ready *metav1.Condition) v1alpha1.Pha
 		return v1alpha1.PhaseConnected
 	case before != v1alpha1.PhaseConnected && before != v1alpha1.PhaseDisconnected:
 		return v1alpha1.PhaseWaitingForProxy
-	case f.byHub != "" && f.ready == 0: // the hub's proxy was told to let nobody in
+	case f.byHub != "" && !f.told: // the hub's proxy was told to let nobody in
 		return v1alpha1.PhaseDisconnected
-	case before == v1alpha1.PhaseConnected && !f.knows() && recent(ready, f.now):
+	case before == v1alpha1.PhaseConnected && f.unsure() && recent(ready, f.now):
 		return v1alpha1.PhaseConnected
 	default:
 		return v1alpha1.PhaseDisconnected
@@ -140,6 +151,8 @@ func (f facts) verdict() (metav1.ConditionStatus, problem) {
 		return metav1.ConditionFalse, problem{ReasonAgentNotConnected, fmt.Sprintf(
 			"No replica of agent %s is connected to organization %s of the hub %s. Install the agent in the private network with agent.agentId=%s and agent.organization=%s; "+
 				"if it is there, look at its log.", f.agentID, f.where.Organization, f.where.ConnectURL, f.agentID, f.where.Organization)}
+	case f.front != nil:
+		return f.closed()
 	case f.ready == 0:
 		why := "Look at the pods of the Deployment with kubectl describe."
 		if f.why != "" {
@@ -147,10 +160,28 @@ func (f facts) verdict() (metav1.ConditionStatus, problem) {
 		}
 		return metav1.ConditionFalse, problem{ReasonProxyNotReady, "No pod of the proxy is ready. " + why}
 	case f.byHub != "":
-		return metav1.ConditionTrue, problem{ReasonConnected, fmt.Sprintf("Agent %s is connected, and the hub's own proxy %s is told this Proxy's password.", f.agentID, f.byHub)}
+		return metav1.ConditionTrue, problem{ReasonConnected, fmt.Sprintf("Agent %s is connected, and the hub's own proxy %s takes this Proxy's password.", f.agentID, f.byHub)}
 	default:
 		return metav1.ConditionTrue, problem{ReasonConnected, fmt.Sprintf("Agent %s is connected, and the proxy reaches the hub.", f.agentID)}
 	}
+}
+
+// closed is the verdict when the hub's own proxy did not say that it takes the password.
+func (f facts) closed() (metav1.ConditionStatus, problem) {
+	if notTaken(f.front) {
+		return metav1.ConditionFalse, problem{ReasonPasswordNotTaken, fmt.Sprintf(
+			"The hub's own proxy %s does not take this Proxy's password yet: pods get status 407. The hub's node brings the Secret %s into its pod within a minute or two. "+
+				"If it stays so, see that the hub's chart has proxy.credentialsSecret=%s, and look at the hub's log.", f.byHub, f.credentials, f.credentials[strings.IndexByte(f.credentials, '/')+1:])}
+	}
+	text := strings.TrimRight(clip(wire.AsFailure(f.front, wire.LegProxy).Error()), ".")
+	return metav1.ConditionUnknown, problem{ReasonProxyUnreachable, fmt.Sprintf(
+		"The operator cannot ask the hub's own proxy %s whether it takes this Proxy's password: %s. Check that proxy.enabled is set in the hub's chart, and that the NetworkPolicies let the operator through: "+
+			"its own out to that port, and that of the hub (proxy.from) in.", f.byHub, text)}
+}
+
+// notTaken reports whether a proxy answered that it does not take a password.
+func notTaken(err error) bool {
+	return err != nil && wire.AsFailure(err, wire.LegProxy).Code == wire.CodeUnauthenticated
 }
 
 // unanswered is the verdict when the hub did not say how the agent is.

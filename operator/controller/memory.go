@@ -17,7 +17,9 @@ const (
 	lookOften  = 2 * time.Second // as long as it is not as it should be, and for a while after a change
 	lookSeldom = 5 * time.Second
 	lookLater  = 20 * time.Second // after many looks that found the same trouble
-	manyLooks  = 30
+	// askFrontAgain is how often the hub's own proxy is asked again about a password that it took.
+	askFrontAgain = 5 * time.Minute
+	manyLooks     = 30
 	// maxLooks bounds how many looks the operator takes in a second: with more Proxies, each is
 	// looked at less often.
 	maxLooks = 20
@@ -32,6 +34,8 @@ type memory struct {
 	secret  string    // version of the password's Secret then
 	foreign *problem  // what came of it
 	token   [sha256.Size]byte
+	taken   [sha256.Size]byte // digest of the line and password that the hub's own proxy took; zero for none
+	takenAt time.Time
 	looks   int // that found the same
 }
 

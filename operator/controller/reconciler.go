@@ -36,6 +36,11 @@ type Asker interface {
 	Agent(ctx context.Context, where presence.Hub, organization, agent string, token []byte) (presence.Agent, error)
 }
 
+// Fronter asks the hub's own proxy whether it takes a password; *presence.Front does.
+type Fronter interface {
+	Takes(ctx context.Context, user, password string) error
+}
+
 // Reconciler brings the Proxies of one API group about. Its fields are set before it is used; it is
 // then safe for concurrent use.
 type Reconciler struct {
@@ -47,6 +52,7 @@ type Reconciler struct {
 	Pods   config.ProxyPods
 	// HubProxy is the own proxy of that hub, which Proxies of that hub use instead of one of their own.
 	HubProxy config.HubProxy
+	Front    Fronter                // that proxy, where it is set
 	New      func() v1alpha1.Object // an empty Proxy of the group
 	// Undo takes back what others did for a Proxy that is being deleted. It reports whether that is
 	// done; while it is not, it is called again. It may be nil.
@@ -155,7 +161,7 @@ func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error)
 	}
 	f.applied = true
 	if r.byHub(f.where) {
-		f.byHub = r.HubProxy.Service
+		f.byHub, f.credentials = r.HubProxy.Service, r.HubProxy.Credentials
 	} else if f.ready, f.why, err = r.pods(ctx, p); err != nil {
 		return f, err
 	}
@@ -250,7 +256,7 @@ func (r *Reconciler) tell(ctx context.Context, p v1alpha1.Object, f facts) (same
 	was, is := meta.FindStatusCondition(before.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(after.Conditions, v1alpha1.ConditionReady)
 	if was == nil || was.Reason != is.Reason {
 		kind := corev1.EventTypeNormal
-		if is.Status != metav1.ConditionTrue && is.Reason != ReasonAgentNotConnected || before.Phase == v1alpha1.PhaseConnected {
+		if is.Status != metav1.ConditionTrue && is.Reason != ReasonAgentNotConnected && is.Reason != ReasonPasswordNotTaken || before.Phase == v1alpha1.PhaseConnected {
 			kind = corev1.EventTypeWarning
 		}
 		r.event(p, kind, is.Reason, is.Message)

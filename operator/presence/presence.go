@@ -1,5 +1,6 @@
-// Package presence asks hubs which agents are connected. The controller of Proxies does, for each
-// of them every few seconds, so that a hub that does not answer is asked less and less.
+// Package presence asks hubs which agents are connected, and a hub's own proxy whether it takes a
+// password. The controller of Proxies does, for each of them every few seconds, so that a hub that does
+// not answer is asked less and less.
 package presence
 
 import (

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
@@ -92,6 +95,8 @@ func TestOperator(t *testing.T) {
 	kubectl("", "create", "secret", "generic", "robot-token", "--from-literal=token=aa.bb.cc")
 	until("HubUnreachable", "get", "proxies.postern.dev", "postern-dev", "-o", "jsonpath={.status.conditions}")
 
+	secretsInMemory(t, cluster, kubectl)
+
 	// What somebody deletes is made again.
 	kubectl("", "delete", "service", "postern-dev-proxy")
 	until("3128", "get", "service", "postern-dev-proxy", "-o", "jsonpath={.spec.ports}")
@@ -109,5 +114,36 @@ func TestOperator(t *testing.T) {
 	}
 	if left := kubectl("", "get", "proxies.postern.dev,proxies.spaces.upbound.io", "-o", "jsonpath={.items[*].metadata.finalizers}"); left != "" {
 		t.Errorf("finalizers: %s", left)
+	}
+}
+
+// secretsInMemory holds that an operator that keeps identity tokens has their Secrets in memory, of all
+// namespaces, and no others: those of a cluster are many, and large.
+func secretsInMemory(t *testing.T, cluster *kubetest.Cluster, kubectl func(input string, args ...string) string) {
+	t.Helper()
+	kubectl("", "create", "secret", "generic", "kept", "-n", "kube-public", "--from-literal=token=aa.bb.cc")
+	kubectl("", "label", "secret", "kept", "-n", "kube-public", "app.kubernetes.io/managed-by=postern-operator", "app.kubernetes.io/component=identity-token")
+	settings := config.DefaultOperator()
+	settings.LeaderElect, settings.WatchNamespaces = false, []string{"default"}
+	settings.Identity.ControlPlane = "prod"
+	mgr, err := newManager(cluster.Config, settings, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.GetCache().Start(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	var all corev1.SecretList
+	if err := mgr.GetClient().List(ctx, &all); err != nil {
+		t.Fatal(err)
+	}
+	if len(all.Items) != 1 || all.Items[0].Name != "kept" {
+		t.Errorf("%d Secrets are in memory, want the one of an identity token", len(all.Items))
 	}
 }

@@ -29,6 +29,7 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/controller"
+	"postern.dev/postern/operator/identitytoken"
 	"postern.dev/postern/operator/pods"
 	"postern.dev/postern/operator/presence"
 )
@@ -175,6 +176,7 @@ func newManager(kube *rest.Config, s config.Operator, l *slog.Logger) (manager.M
 	}
 	opts.Cache.ByObject = controller.CacheOptions()
 	maps.Copy(opts.Cache.ByObject, pods.CacheOptions())
+	maps.Copy(opts.Cache.ByObject, identitytoken.CacheOptions())
 	if s.Injection.Webhook != "" {
 		if opts.WebhookServer, err = webhookServer(s.Injection.Webhook); err != nil {
 			return nil, err

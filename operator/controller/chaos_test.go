@@ -145,7 +145,7 @@ func (w *chaosWorld) spec(t *rapid.T, p v1alpha1.Object) {
 	s := p.Common()
 	s.AgentID = rapid.SampledFrom(chaosAgents).Draw(t, "agent")
 	s.SecretRef = v1alpha1.SecretKeyRef{Name: rapid.SampledFrom(chaosSecrets).Draw(t, "secret"), Key: "token"}
-	s.PodSelector.MatchLabels = map[string]string{"app": rapid.SampledFrom(chaosNames).Draw(t, "selector")}
+	s.PodSelector.MatchLabels = map[string]v1alpha1.LabelValue{"app": v1alpha1.LabelValue(rapid.SampledFrom(chaosNames).Draw(t, "selector"))}
 }
 
 // change has a person change a Proxy, or its records be lost.

@@ -2,12 +2,15 @@ package controller
 
 import (
 	"cmp"
+	"crypto/x509"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 
+	"postern.dev/postern/internal/uplink"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
 )
@@ -48,7 +51,20 @@ func hubOf(p v1alpha1.Object, own Hub) (Hub, *problem) {
 		return h, &problem{ReasonHubNotConfigured, "Neither the operator nor this Proxy names an organization. " +
 			"Set hub.organization in the operator's chart (--organization), or spec.hub.organization here."}
 	}
-	return h, nil
+	return h, h.unusable()
+}
+
+// unusable says what is wrong with the hub's address or CA, before a proxy is started with them: it
+// would not come up.
+func (h Hub) unusable() *problem {
+	if _, err := uplink.ParseConnectURL(h.ConnectURL); err != nil {
+		return &problem{ReasonHubNotConfigured, fmt.Sprintf("The hub's address cannot be used: %v. Mend hub.connectUrl in the operator's chart, or spec.hub.connectUrl here.", err)}
+	}
+	if h.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(h.CA)) {
+		return &problem{ReasonHubNotConfigured, "The hub's CA has no certificate that can be read. " +
+			"Put the text of the hub's ca.crt into hub.ca of the operator's chart, or spec.hub.caBundle here."}
+	}
+	return nil
 }
 
 // endpoint returns the hub's port, and its address if it is one and no name.

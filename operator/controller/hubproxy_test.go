@@ -324,7 +324,7 @@ func TestSwitchToTheHub(t *testing.T) {
 	check("another hub", "")
 	change(nil)
 	check("the same hub", hub)
-	change(&v1alpha1.Hub{CABundle: "-----BEGIN CERTIFICATE-----\n"})
+	change(&v1alpha1.Hub{CABundle: authority(t)})
 	check("another CA", "")
 	change(&v1alpha1.Hub{Organization: "acme"})
 	check("another organization", hub)

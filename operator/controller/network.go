@@ -28,6 +28,13 @@ func httpProxy(pods config.ProxyPods) (address netip.Addr, port int) {
 	return address.Unmap(), port
 }
 
+// Ports of DNS. A NetworkPolicy is about the port of the pod that answers, which is another one in
+// some clusters (OpenShift's).
+const (
+	dnsPort    = 53
+	dnsPodPort = 5353
+)
+
 // networkPolicy lets in the pods that the Proxy selects, of all namespaces, and lets the proxy out to
 // the hub, or the HTTP proxy before it, and to DNS only. A hub that is known by name may be at any address, at its port.
 func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv1.NetworkPolicy {
@@ -36,9 +43,9 @@ func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv
 		number := intstr.FromInt(n)
 		return networkingv1.NetworkPolicyPort{Protocol: protocol, Port: &number}
 	}
-	selected := p.Common().PodSelector
+	selected := p.Common().PodSelector.LabelSelector()
 	ingress := []networkingv1.NetworkPolicyIngressRule{{
-		From:  []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}, PodSelector: &selected}},
+		From:  []networkingv1.NetworkPolicyPeer{{NamespaceSelector: &metav1.LabelSelector{}, PodSelector: selected}},
 		Ports: []networkingv1.NetworkPolicyPort{port(&tcp, ProxyPort)},
 	}}
 	if pods.MetricsNamespace != "" {
@@ -67,7 +74,9 @@ func networkPolicy(p v1alpha1.Object, h Hub, pods config.ProxyPods) *networkingv
 			PodSelector: metav1.LabelSelector{MatchLabels: selectorLabels(p)},
 			PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress},
 			Ingress:     ingress,
-			Egress:      []networkingv1.NetworkPolicyEgressRule{hub, {Ports: []networkingv1.NetworkPolicyPort{port(&udp, 53), port(&tcp, 53)}}},
+			Egress: []networkingv1.NetworkPolicyEgressRule{hub, {Ports: []networkingv1.NetworkPolicyPort{
+				port(&udp, dnsPort), port(&tcp, dnsPort), port(&udp, dnsPodPort), port(&tcp, dnsPodPort),
+			}}},
 		},
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/identity"
 	"postern.dev/postern/internal/observe"
+	"postern.dev/postern/internal/wire"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
 )
@@ -148,7 +149,7 @@ func (r *Reconciler) look(ctx context.Context, p v1alpha1.Object) (facts, error)
 		f.problem = &problem{ReasonInvalidAgentID, fmt.Sprintf("%v. Set spec.agentID to the ID that the agent runs with.", err)}
 		return f, nil
 	}
-	if _, err := metav1.LabelSelectorAsSelector(&p.Common().PodSelector); err != nil {
+	if _, err := metav1.LabelSelectorAsSelector(p.Common().PodSelector.LabelSelector()); err != nil {
 		f.problem = &problem{ReasonInvalidSelector, fmt.Sprintf("spec.podSelector cannot be used: %v.", err)}
 		return f, nil
 	}
@@ -271,10 +272,7 @@ func (r *Reconciler) tell(ctx context.Context, p v1alpha1.Object, f facts) (same
 // event tells people; the API takes messages of up to a kilobyte.
 func (r *Reconciler) event(p v1alpha1.Object, kind, reason, message string) {
 	const most = 1000
-	if len(message) > most {
-		message = message[:most]
-	}
-	r.Events.Eventf(p, nil, kind, reason, "Reconcile", "%s", message)
+	r.Events.Eventf(p, nil, kind, reason, "Reconcile", "%s", wire.Clip(message, most))
 }
 
 // finish undoes what was done for a Proxy that is being deleted. What it owns the cluster deletes.

@@ -23,6 +23,7 @@ import (
 	"postern.dev/postern/internal/wire"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
+	"postern.dev/postern/operator/servingcert"
 )
 
 // imitation is a hub as far as the reconciler asks it.
@@ -65,7 +66,7 @@ func newBench(t *testing.T, change func(*v1alpha1.Proxy)) *bench {
 	b.restart()
 	p := &v1alpha1.Proxy{ObjectMeta: metav1.ObjectMeta{Namespace: b.key.Namespace, Name: b.key.Name}}
 	p.Spec.SecretRef = v1alpha1.SecretKeyRef{Name: "robot-token", Key: "token"}
-	p.Spec.PodSelector.MatchLabels = map[string]string{"app": "x"}
+	p.Spec.PodSelector.MatchLabels = map[string]v1alpha1.LabelValue{"app": "x"}
 	if change != nil {
 		change(p)
 	}
@@ -277,9 +278,20 @@ func TestNameTaken(t *testing.T) {
 	}
 }
 
+// authority is the certificate of somebody's CA.
+func authority(t *testing.T) string {
+	t.Helper()
+	m, err := servingcert.Next(time.Now(), servingcert.Material{}, nil, []string{"x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(m.Authorities)
+}
+
 // TestHubOfTheProxy checks that a Proxy with a hub of its own does not get the operator's CA.
 func TestHubOfTheProxy(t *testing.T) {
-	own := Hub{Hub: presence.Hub{ConnectURL: "tls://a", CA: "PEM"}, Organization: "x"}
+	own := Hub{Hub: presence.Hub{ConnectURL: "tls://a", CA: authority(t)}, Organization: "x"}
+	const noCA = "-----BEGIN CERTIFICATE-----\nbm8=\n-----END CERTIFICATE-----\n"
 	for _, tt := range []struct {
 		hub    *v1alpha1.Hub
 		own    Hub
@@ -292,6 +304,8 @@ func TestHubOfTheProxy(t *testing.T) {
 		{&v1alpha1.Hub{ConnectURL: "wss://b"}, own, Hub{presence.Hub{ConnectURL: "wss://b"}, "x"}, ReasonHubNotConfigured},
 		{nil, Hub{Organization: "x"}, Hub{Organization: "x"}, ReasonHubNotConfigured},
 		{nil, Hub{Hub: own.Hub}, Hub{Hub: own.Hub}, ReasonHubNotConfigured},
+		{&v1alpha1.Hub{CABundle: noCA}, own, Hub{presence.Hub{ConnectURL: "tls://a", CA: noCA}, "x"}, ReasonHubNotConfigured},
+		{&v1alpha1.Hub{ConnectURL: "tls://a..b"}, own, Hub{presence.Hub{ConnectURL: "tls://a..b"}, "x"}, ReasonHubNotConfigured},
 	} {
 		got, trouble := hubOf(&v1alpha1.Proxy{Spec: v1alpha1.ProxySpec{Hub: tt.hub}}, tt.own)
 		if got != tt.want || (trouble == nil) != (tt.reason == "") || trouble != nil && trouble.reason != tt.reason {

@@ -7,8 +7,19 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// CacheOptions says which Secrets a Keeper's Reader keeps in memory: those of Keepers, of all
+// namespaces, and of no others. All Secrets of a cluster are more than an operator should hold.
+func CacheOptions() map[client.Object]cache.ByObject {
+	return map[client.Object]cache.ByObject{&corev1.Secret{}: {
+		Label:      labels.SelectorFromSet(labels.Set{labelManagedBy: managedBy, labelComponent: component}),
+		Namespaces: map[string]cache.Config{cache.AllNamespaces: {}},
+	}}
+}
 
 // Remove deletes all tokens that Keepers left in a cluster, for when no operator renews them any
 // more. Pods that mount them go on without the file. An operator that gives no tokens may not list

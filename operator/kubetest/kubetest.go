@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/rest"
@@ -20,6 +21,10 @@ import (
 	"postern.dev/postern/operator/api/crds"
 	"postern.dev/postern/test/kube/bins"
 )
+
+// StartTime is how long an API server may take to start, or to stop: seconds, unless the machine has
+// much else to do.
+const StartTime = 2 * time.Minute
 
 // Cluster is an API server with the operator's definitions.
 type Cluster struct {
@@ -41,7 +46,9 @@ func Start(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{kubectl: set.Path("kubectl"), env: &envtest.Environment{BinaryAssetsDirectory: set.Dir(), CRDs: definitions}}
+	c := &Cluster{kubectl: set.Path("kubectl"), env: &envtest.Environment{
+		BinaryAssetsDirectory: set.Dir(), CRDs: definitions, ControlPlaneStartTimeout: StartTime, ControlPlaneStopTimeout: StartTime,
+	}}
 	if c.Config, err = c.env.Start(); err != nil {
 		return nil, fmt.Errorf("start cluster: %w", errors.Join(err, c.env.Stop()))
 	}

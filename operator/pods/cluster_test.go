@@ -38,6 +38,7 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/inject"
+	"postern.dev/postern/operator/kubetest"
 	"postern.dev/postern/operator/selection"
 	"postern.dev/postern/operator/servingcert"
 	"postern.dev/postern/test/kube/bins"
@@ -58,7 +59,10 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	env := &envtest.Environment{BinaryAssetsDirectory: set.Dir(), CRDDirectoryPaths: []string{"../api/crds"}, ErrorIfCRDPathMissing: true}
+	env := &envtest.Environment{
+		BinaryAssetsDirectory: set.Dir(), CRDDirectoryPaths: []string{"../api/crds"}, ErrorIfCRDPathMissing: true,
+		ControlPlaneStartTimeout: kubetest.StartTime, ControlPlaneStopTimeout: kubetest.StartTime,
+	}
 	env.ControlPlane.GetAPIServer().Configure().Append("disable-admission-plugins", "ServiceAccount")
 	if apiServer, err = env.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -320,13 +324,22 @@ func (o *operator) makeProxy(name string, labels map[string]string) *v1alpha1.Pr
 	p := &v1alpha1.Proxy{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: name, Finalizers: []string{"postern.dev/proxy"}}}
 	p.Spec.SecretRef = v1alpha1.SecretKeyRef{Name: "robot-token", Key: "token"}
 	p.Spec.AgentID = "agent-" + name
-	p.Spec.PodSelector.MatchLabels = labels
+	p.Spec.PodSelector.MatchLabels = values(labels)
 	o.must(o.client.Create(o.t.Context(), p))
 	o.must(o.client.Create(o.t.Context(), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: name + "-proxy"}, Data: map[string][]byte{inject.SecretKey: []byte("secret of " + name)},
 	}))
 	o.serving(p, 1)
 	return p
+}
+
+// values are labels as a Proxy has them.
+func values(labels map[string]string) map[string]v1alpha1.LabelValue {
+	all := make(map[string]v1alpha1.LabelValue, len(labels))
+	for key, value := range labels {
+		all[key] = v1alpha1.LabelValue(value)
+	}
+	return all
 }
 
 func (o *operator) serving(p v1alpha1.Object, n int32) {

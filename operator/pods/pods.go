@@ -138,7 +138,7 @@ func Summary(o v1alpha1.Object) selection.Proxy {
 	if identity.ValidateName("agent ID", s.Agent) != nil {
 		s.Agent = ""
 	}
-	if selector, err := metav1.LabelSelectorAsSelector(&o.Common().PodSelector); err == nil {
+	if selector, err := metav1.LabelSelectorAsSelector(o.Common().PodSelector.LabelSelector()); err == nil {
 		s.Selector = selector
 	}
 	return s

@@ -293,7 +293,7 @@ func TestTwoGroupsAndTwoProxies(t *testing.T) {
 	younger := &upbound.Proxy{ObjectMeta: metav1.ObjectMeta{Namespace: o.namespace, Name: "younger"}}
 	younger.Spec.SecretRef = v1alpha1.SecretKeyRef{Name: "robot-token", Key: "token"}
 	younger.Spec.AgentId = "agent-younger"
-	younger.Spec.PodSelector.MatchLabels = web
+	younger.Spec.PodSelector.MatchLabels = values(web)
 	o.eventually("a second has passed", func() string { // creation times have no finer grain
 		if time.Now().Nanosecond() > 900_000_000 {
 			return ""

@@ -135,8 +135,8 @@ func (p *Pods) follow(ctx context.Context, o v1alpha1.Object, proxy selection.Pr
 		}
 		changed = meta.SetStatusCondition(&after.Conditions, c) || changed
 	}
-	if selector := &o.Common().PodSelector; r.Settled() && proxy.Agent != "" && !equality.Semantic.DeepEqual(selector, before.LastAppliedPodSelector) {
-		after.LastAppliedPodSelector, changed = selector.DeepCopy(), true
+	if selector := o.Common().PodSelector.LabelSelector(); r.Settled() && proxy.Agent != "" && !equality.Semantic.DeepEqual(selector, before.LastAppliedPodSelector) {
+		after.LastAppliedPodSelector, changed = selector, true
 	}
 	if changed {
 		problems = append(problems, client.IgnoreNotFound(p.cfg.WriteStatus(ctx, o, after)))

@@ -71,9 +71,7 @@ type CommonSpec struct {
 
 	// PodSelector selects the pods that are pointed to the proxy.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn', 'Exists', 'DoesNotExist'])",message="an operator of matchExpressions is In, NotIn, Exists or DoesNotExist."
-	// +kubebuilder:validation:XValidation:rule="(has(self.matchLabels) && size(self.matchLabels) > 0) || (has(self.matchExpressions) && size(self.matchExpressions) > 0)",message="podSelector must specify at least one of matchLabels or matchExpressions; an empty selector would match all pods unintentionally."
-	PodSelector metav1.LabelSelector `json:"podSelector"`
+	PodSelector PodSelector `json:"podSelector"`
 }
 
 // SecretKeyRef names a key of a Secret in the same namespace.
@@ -97,7 +95,8 @@ type Hub struct {
 	// ConnectURL is the hub's address: tls://HOST[:4222] or wss://HOST[:443].
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="self.matches('^(tls|https|wss)://[^/@?# ]+(/[^?# ]*)?$')",message="connectUrl is tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes."
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(tls|https)://[^/@?#:% ]+(:[0-9]{1,5})?/?$') || self.matches('^(tls|https)://[[][0-9A-Fa-f:.]+[]](:[0-9]{1,5})?/?$') || self.matches('^wss://[^/@?# ]+(/[^?# ]*)?$')",message="connectUrl is tls://HOST or tls://HOST:PORT, for example tls://hub.example.org:4222, or wss://HOST where only web traffic passes."
+	// +kubebuilder:validation:XValidation:rule="!isURL(self) || url(self).getPort() == '' || size(url(self).getPort()) <= 5 && int(url(self).getPort()) >= 1 && int(url(self).getPort()) <= 65535",message="the port of connectUrl is a number from 1 to 65535."
 	ConnectURL string `json:"connectUrl,omitempty"`
 	// Organization to work for.
 	// +optional

@@ -61,7 +61,8 @@ const (
 // AccessExplanation is what both sides say of a target: the hub by its access grants,
 // and the agent's owner by the rules at each replica.
 type AccessExplanation struct {
-	From     []string        `json:"from"` // as it was asked, with what the hub knows beside
+	From     []string        `json:"from"`              // as it was asked, with what the hub knows beside
+	GroupsOf time.Time       `json:"groupsOf,omitzero"` // when the user was in the groups of From that nobody named; zero: none are
 	Agent    string          `json:"agent"`
 	Labels   string          `json:"labels,omitempty"` // KEY=VALUE,…
 	Target   string          `json:"target"`

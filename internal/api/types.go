@@ -129,6 +129,11 @@ type Agent struct {
 
 	Labels  map[string]string `json:"labels,omitempty"`  // which access grants choose by
 	Revoked *Revocation       `json:"revoked,omitempty"` // nil: it is not
+
+	// Gateway is VerdictAllowed or VerdictRefused: what the access grants say of the
+	// gateway to whoever asks. Empty for the break-glass administrator, who is nobody
+	// there, and from older hubs.
+	Gateway string `json:"gateway,omitempty"`
 }
 
 // Replica is one process of an agent, as it last announced itself.

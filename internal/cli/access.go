@@ -170,19 +170,20 @@ func newAccessExplain(w command.World) *cobra.Command {
 the two sides: the access grants at the hub, and the rules of the agent's owner, which each
 connected replica is asked for. Nothing is resolved or dialled.
 
-SUBJECT is user:NAME, robot:NAME, workload:NAME or proxy:NAME. The groups of a user are what
-the identity provider says when the user signs in: name them with --group. Whether an address
+SUBJECT is user:NAME, robot:NAME, workload:NAME or proxy:NAME. A user counts as in the groups
+that the identity provider named at the last sign-in; with --group in others. Whether an address
 is allowed that TARGET resolves to at the agent, --address tells.
 
 The exit code is 0 if the target is allowed; 3 if it is refused, or if that depends on its
 address; and 4 if no replica of the agent is there to answer.`,
-		Example: `  postern access explain user:ann@example.org office tcp:db.example.org:5432 --group sre
+		Example: `  postern access explain user:ann@example.org office gateway
+  postern access explain user:ann@example.org office tcp:db.example.org:5432 --group sre
   postern access explain robot:ci office kubernetes
   postern access explain proxy:gateway office tcp:db.example.org:5432 --address 10.1.2.3`,
 		Args: command.Exact("SUBJECT", "AGENT", "TARGET"),
 	}
 	q := api.AccessQuery{}
-	groups := cmd.Flags().StringArray("group", nil, "a `NAME` of a group that the user is in; repeatable")
+	groups := cmd.Flags().StringArray("group", nil, "a `NAME` of a group that the user is in, in place of those of the last sign-in; repeatable")
 	proxy := cmd.Flags().String("proxy", "", "the `NAME` of the proxy that is used")
 	cmd.Flags().StringVar(&q.Address, "address", "", "an IP address that TARGET resolves to at the agent")
 	output := bindFormat(cmd)
@@ -228,6 +229,9 @@ func explainTable(r *rows, e api.AccessExplanation) {
 	r.row(e.Verdict, strings.Join(e.From, ", ")+" to "+e.Agent+" on "+e.Target)
 	if e.Address != "" {
 		r.row("address", e.Address)
+	}
+	if !e.GroupsOf.IsZero() {
+		r.row("groups", "as of the last sign-in, "+e.GroupsOf.Local().Format(time.DateTime))
 	}
 	if e.Labels != "" {
 		r.row("labels", e.Labels)

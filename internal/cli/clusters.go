@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -16,6 +17,7 @@ import (
 type cluster struct {
 	Name     string            `json:"name"`
 	State    string            `json:"state"`
+	Access   string            `json:"access,omitempty"` // what the hub's access grants say to you; nothing: the hub does not tell
 	URL      string            `json:"url"`
 	Replicas int               `json:"replicas"` // that are ready
 	Labels   map[string]string `json:"labels,omitempty"`
@@ -26,11 +28,13 @@ func newClusters(w command.World) *cobra.Command {
 		Use:   "clusters",
 		Short: "List the clusters at the gateway",
 		Long: `List the clusters at the hub's gateway: the agents whose owners have switched it on, with
-the URL at which each cluster's API server answers. Whether it answers you is decided by
-the hub's access grants and by RBAC there.`,
-		Example: "  postern clusters\n  postern kubeconfig office --use",
+the URL at which each cluster's API server answers. ACCESS says whether the hub's access
+grants let you in; what you may do there is decided by the cluster's RBAC. --mine leaves out
+those that do not let you in.`,
+		Example: "  postern clusters\n  postern clusters --mine -o json\n  postern kubeconfig office --use",
 		Args:    command.Exact(),
 	}
+	mine := cmd.Flags().Bool("mine", false, "only those that you may reach")
 	output := bindFormat(cmd)
 	hub := bindHub(w, cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -40,15 +44,42 @@ the hub's access grants and by RBAC there.`,
 				return err
 			}
 			all := clustersOf(agents, c.BaseURL)
+			known := len(all)
+			if *mine {
+				all = slices.DeleteFunc(all, func(one cluster) bool { return one.Access != api.VerdictAllowed })
+			}
+			if len(all) == 0 && *output == formatTable {
+				fmt.Fprintln(w.Stderr, noClusters(org, known))
+			}
 			return output.print(w.Stdout, all, func(r *rows) {
-				r.row("CLUSTER", "STATE", "REPLICAS", "URL", "LABELS")
+				r.row("CLUSTER", "STATE", "ACCESS", "REPLICAS", "URL", "LABELS")
 				for _, one := range all {
-					r.row(one.Name, one.State, strconv.Itoa(one.Replicas), one.URL, access.FormatLabels(one.Labels))
+					r.row(one.Name, one.State, accessCell(one.Access), strconv.Itoa(one.Replicas), one.URL, access.FormatLabels(one.Labels))
 				}
 			})
 		})
 	}
 	return cmd
+}
+
+// noClusters says why none is listed, though the hub may know some.
+func noClusters(org string, known int) string {
+	if known == 0 {
+		return "no agent of organization " + org + " is a cluster at the gateway: its owner starts it with --gateway"
+	}
+	return fmt.Sprintf("no access grant lets you into any of the %d clusters of organization %s: postern access grant --target gateway", known, org)
+}
+
+// accessCell says for people whether they are let in.
+func accessCell(verdict string) string {
+	switch verdict {
+	case api.VerdictAllowed:
+		return "yes"
+	case "":
+		return ""
+	default:
+		return "no"
+	}
 }
 
 // clustersOf returns the agents that are clusters at the gateway of a hub.
@@ -58,7 +89,7 @@ func clustersOf(agents []api.Agent, hub string) []cluster {
 		if !slices.ContainsFunc(a.Replicas, func(r api.Replica) bool { return r.Gateway }) {
 			continue
 		}
-		one := cluster{Name: a.ID, State: api.StateLost, URL: hub + "/" + a.Organization + ":" + a.ID, Labels: a.Labels}
+		one := cluster{Name: a.ID, State: api.StateLost, Access: a.Gateway, URL: hub + "/" + a.Organization + ":" + a.ID, Labels: a.Labels}
 		for _, r := range a.Replicas {
 			switch {
 			case !r.Gateway:

@@ -145,30 +145,41 @@ func (c *call) cut(f *wire.Failure) {
 // holds, where nobody would tell.
 const stillEvery = 20 * time.Second
 
-// watch asks from time to time whether the caller is still who it was.
+// watch asks from time to time whether the caller is still who it was. Any request may
+// turn out to last: a service may answer one for hours.
 func (c *call) watch(still func(ctx context.Context) error) {
-	if c.caller.Still == nil || !c.long() {
+	if c.caller.Still == nil {
 		return
 	}
 	ctx, end := context.WithCancel(c.ctx)
-	var asking sync.WaitGroup
-	asking.Go(func() {
-		tick := time.NewTicker(stillEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			f := wire.AsFailure(still(ctx), wire.LegHub)
-			if f != nil && (f.Code == wire.CodeUnauthenticated || f.Code == wire.CodeDenied) {
-				c.cut(f)
-				return
-			}
+	ended := make(chan struct{})
+	timer := time.AfterFunc(stillEvery, func() { // most requests have ended before
+		defer close(ended)
+		c.ask(ctx, still)
+	})
+	c.leave = append(c.leave, func() {
+		end()
+		if !timer.Stop() {
+			<-ended
 		}
 	})
-	c.leave = append(c.leave, func() { end(); asking.Wait() })
+}
+
+// ask asks now, and then from time to time until ctx ends or the request is cut.
+func (c *call) ask(ctx context.Context, still func(ctx context.Context) error) {
+	tick := time.NewTicker(stillEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		f := wire.AsFailure(still(ctx), wire.LegHub)
+		if f != nil && (f.Code == wire.CodeUnauthenticated || f.Code == wire.CodeDenied) {
+			c.cut(f)
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
 }
 
 // left tells all who wait for the end of the call, once.

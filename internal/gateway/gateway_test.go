@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -327,22 +328,48 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// TestStill: a long request by a credential whose revocation nobody tells ends soon
-// after somebody asks, and not because the answer is late.
+// TestStill: a request by a credential whose revocation nobody tells ends soon after
+// somebody asks, and not because the answer is late; also one of which nobody knew that it
+// would last.
 func TestStill(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		answers := []error{nil, errors.New("cannot tell"), wire.Fail(wire.LegHub, wire.CodeOverloaded, "busy"), wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "gone")}
-		ctx, cancel := context.WithCancelCause(t.Context())
-		c := &call{ctx: ctx, cancel: cancel, answer: &answer{ResponseWriter: httptest.NewRecorder()}, what: kubeurl.Describe("GET", "/api/v1/pods?watch=1")}
-		c.caller.Still = func(context.Context) error { return nil }
-		begin, asked := time.Now(), 0
-		c.watch(func(context.Context) error { asked++; return answers[asked-1] })
-		<-ctx.Done()
-		if f := wire.AsFailure(context.Cause(ctx), wire.LegUnknown); f.Text != "gone" || time.Since(begin) != 4*stillEvery {
-			t.Errorf("ended after %s: %v", time.Since(begin), f)
+	for _, target := range []string{"/api/v1/pods?watch=1", "/events"} {
+		synctest.Test(t, func(t *testing.T) {
+			answers := []error{nil, errors.New("cannot tell"), wire.Fail(wire.LegHub, wire.CodeOverloaded, "busy"), wire.Fail(wire.LegHub, wire.CodeUnauthenticated, "gone")}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			c := &call{ctx: ctx, cancel: cancel, answer: &answer{ResponseWriter: httptest.NewRecorder()}, what: kubeurl.Describe("GET", target)}
+			c.caller.Still = func(context.Context) error { return nil }
+			begin, asked := time.Now(), 0
+			c.watch(func(context.Context) error { asked++; return answers[asked-1] })
+			<-ctx.Done()
+			if f := wire.AsFailure(context.Cause(ctx), wire.LegUnknown); f.Text != "gone" || time.Since(begin) != 4*stillEvery {
+				t.Errorf("%s: ended after %s: %v", target, time.Since(begin), f)
+			}
+			c.left()
+		})
+	}
+	synctest.Test(t, func(t *testing.T) { // nothing goes on behind one that has ended, also while it is asked
+		for _, lasts := range []time.Duration{stillEvery / 2, stillEvery + time.Second} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			c := &call{ctx: ctx, cancel: cancel, answer: &answer{ResponseWriter: httptest.NewRecorder()}}
+			c.caller.Still = func(context.Context) error { return nil }
+			var asking atomic.Bool
+			c.watch(func(ctx context.Context) error {
+				asking.Store(true)
+				<-ctx.Done()
+				asking.Store(false)
+				return ctx.Err()
+			})
+			time.Sleep(lasts)
+			if asking.Load() != (lasts > stillEvery) {
+				t.Errorf("after %s: %t", lasts, asking.Load())
+			}
+			c.left()
+			if asking.Load() || ctx.Err() != nil {
+				t.Errorf("after the end of %s: %t, %v", lasts, asking.Load(), context.Cause(ctx))
+			}
+			cancel(nil)
 		}
-		c.left()
 	})
 }
 

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -181,12 +182,39 @@ func (a *API) explainAccess(r *http.Request) (any, error) {
 			e.From = append(slices.Clone(e.From), p.String())
 		}
 	}
+	if who.Principal.Kind == identity.KindUser && len(who.Groups) == 0 {
+		if who.Groups, e.GroupsOf, err = a.groupsOf(r.Context(), callerOf(r), org, who.Principal.Name); err != nil {
+			return nil, err
+		}
+		for _, g := range who.Groups {
+			e.From = append(e.From, string(identity.KindGroup)+":"+g)
+		}
+	}
 	if e.Hub, e.Labels, err = a.hubSide(org, who, e.Agent, target, addr); err != nil {
 		return nil, err
 	}
 	e.Replicas = a.replicaSides(r.Context(), org, e)
 	e.Verdict = verdictOf(e)
 	return e, nil
+}
+
+// groupsOf returns the groups that a user was in when the hub last saw him, and when that
+// was. It tells them to whoever administers the hub, and of those who have a role in the
+// organization that is asked about; of others it is no business of anybody there.
+func (a *API) groupsOf(ctx context.Context, c Caller, org, user string) ([]string, time.Time, error) {
+	u, err := a.o.Registry.User(ctx, user)
+	if errors.Is(err, registry.ErrNotFound) || err == nil && len(u.Groups) == 0 {
+		return nil, time.Time{}, nil
+	}
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	if !c.Admin() && !c.Hub {
+		if roles, err := a.o.Registry.Roles(ctx, org, user, u.Groups); err != nil || len(roles) == 0 {
+			return nil, time.Time{}, err
+		}
+	}
+	return u.Groups, u.LastSeen, nil
 }
 
 // hubSide is what the hub's access grants say.

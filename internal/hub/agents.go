@@ -7,9 +7,11 @@ import (
 	"strings"
 	"time"
 
+	"postern.dev/postern/internal/access"
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/bus"
 	"postern.dev/postern/internal/identity"
+	"postern.dev/postern/internal/policy"
 	"postern.dev/postern/internal/registry"
 	"postern.dev/postern/internal/role"
 	"postern.dev/postern/internal/wire"
@@ -84,7 +86,25 @@ func (a *API) agents(r *http.Request) (org string, agents []api.Agent, err error
 	for i := range agents {
 		agents[i].Labels = labels[agents[i].ID]
 	}
-	return org, agents, nil
+	if !p.Admin() {
+		err = a.markGateway(org, p, agents)
+	}
+	return org, agents, err
+}
+
+// markGateway notes which agents' clusters the access grants let a caller reach.
+func (a *API) markGateway(org string, c Caller, agents []api.Agent) error {
+	grants, err := a.o.Access.Grants(org)
+	if err != nil {
+		return err
+	}
+	set, who, now := access.New(grants), policy.Asker{Proxy: ownProxy, Principal: c.Principal, Groups: c.Groups}, a.o.Now()
+	for i := range agents {
+		one := &agents[i]
+		d := set.For(who, access.Agent{ID: one.ID, Labels: one.Labels}, now).Check(wire.Gateway())
+		one.Gateway = sideVerdict(d.Allowed, d.NeedsAddress)
+	}
+	return nil
 }
 
 // groupReplicas puts the replicas of each agent together, both by name. It sorts

@@ -123,7 +123,7 @@ func (h *gatewayHub) exists(ctx context.Context, org, agent string) error {
 
 func noCluster(agent, orgs string) error {
 	return wire.Fail(wire.LegHub, wire.CodeNameNotFound, "there is no cluster %s in organization %s", agent, orgs).
-		WithHint("see which there are: postern agents list")
+		WithHint("see which there are: postern clusters")
 }
 
 // gatewayUse is a request through the gateway that access grants allow.

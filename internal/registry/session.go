@@ -278,6 +278,15 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	return all, nil
 }
 
+// User returns a user who has signed in or was revoked, or ErrNotFound.
+func (r *Registry) User(ctx context.Context, name string) (User, error) {
+	var u User
+	if _, err := r.get(ctx, userKey(name), &u); err != nil {
+		return User{}, fmt.Errorf("look up user %s: %w", name, err)
+	}
+	return u, nil
+}
+
 // CheckUser returns ErrRevoked for a user who was revoked. One who never signed in was
 // not.
 func (r *Registry) CheckUser(ctx context.Context, name string) error {

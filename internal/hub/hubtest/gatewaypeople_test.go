@@ -70,6 +70,14 @@ func TestGatewayPeople(t *testing.T) {
 	want("nowhere", ann, "/plant/api", 403, "has no role in any organization")
 	want("nowhere", ann, "/default:plant/api", 403, "permission")
 	role("default")
+	listed := func(verdict string) {
+		t.Helper()
+		all, err := (&api.Client{BaseURL: w.uplink.BaseURL(), HTTP: w.uplink.HTTPClient(), Token: ann}).Agents(ctx, "default")
+		if err != nil || len(all) != 1 || all[0].Gateway != verdict {
+			t.Errorf("the list says %+v, %v; want that it is %s", all, err, verdict)
+		}
+	}
+	listed(api.VerdictRefused)
 	want("without a grant", ann, "/plant/api", 403, "postern access grant --to user:ann@example.org --agent plant --target gateway")
 	grant, err := w.admin.GrantAccess(ctx, "default", api.CreateAccessGrant{To: "group:sre", Agent: "plant", Targets: []string{"gateway"}})
 	if err != nil {
@@ -81,6 +89,7 @@ func TestGatewayPeople(t *testing.T) {
 		}
 		return nil
 	})
+	listed(api.VerdictAllowed)
 	if one, _ := k.last(); !slices.Equal(one.Groups, []string{"sre", "system:authenticated"}) || one.Header.Get("Impersonate-Extra-Postern.dev/principal") == "" &&
 		!slices.ContainsFunc(slices.Collect(maps.Keys(one.Header)), func(f string) bool { return strings.HasPrefix(f, "Impersonate-Extra-Postern.dev") }) {
 		t.Errorf("in the groups %v, with %v", one.Groups, one.Header)

@@ -12,6 +12,7 @@ import (
 
 	"postern.dev/postern/dialer"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/testnet"
 	"postern.dev/postern/internal/testnet/world"
 )
 
@@ -73,24 +74,20 @@ func TestErrors(t *testing.T) {
 	o := w.Options
 	o.Agent = ""
 	d := dial(t, o)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed.Close()
+	closed := testnet.FreeAddr(t)
 	expired, cancel := context.WithTimeout(t.Context(), 0)
 	defer cancel()
 	for target, want := range map[string]dialer.Error{
-		"office/tcp:10.0.0.1:1":                {Leg: dialer.LegPolicy, Code: dialer.CodeDenied},
-		"office/tcp:nowhere.invalid:1":         {Leg: dialer.LegDNS, Code: dialer.CodeNameNotFound},
-		"office/tcp:" + closed.Addr().String(): {Leg: dialer.LegTCP, Code: dialer.CodeRefused},
-		"plant/tcp:127.0.0.1:1":                {Leg: dialer.LegAgent, Code: dialer.CodeNoAgent},
-		"tcp:127.0.0.1:1":                      {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
-		"office/udp:127.0.0.1:1":               {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
-		"Office/tcp:127.0.0.1:1":               {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
-		"office/tcp:127.0.0.1:99999":           {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
-		"default/office/tcp:127.0.0.1:1":       {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
-		"":                                     {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"office/tcp:10.0.0.1:1":          {Leg: dialer.LegPolicy, Code: dialer.CodeDenied},
+		"office/tcp:nowhere.invalid:1":   {Leg: dialer.LegDNS, Code: dialer.CodeNameNotFound},
+		"office/tcp:" + closed:           {Leg: dialer.LegTCP, Code: dialer.CodeRefused},
+		"plant/tcp:127.0.0.1:1":          {Leg: dialer.LegAgent, Code: dialer.CodeNoAgent},
+		"tcp:127.0.0.1:1":                {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"office/udp:127.0.0.1:1":         {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"Office/tcp:127.0.0.1:1":         {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"office/tcp:127.0.0.1:99999":     {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"default/office/tcp:127.0.0.1:1": {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
+		"":                               {Leg: dialer.LegClient, Code: dialer.CodeBadRequest},
 	} {
 		c, err := d.Dial(t.Context(), target)
 		var e *dialer.Error
@@ -106,7 +103,7 @@ func TestErrors(t *testing.T) {
 	if _, err := d.DialContext(t.Context(), "udp", "127.0.0.1:1"); !hasCode(err, dialer.CodeBadRequest) {
 		t.Errorf("udp: %v", err)
 	}
-	_, err = d.Dial(expired, "plant/tcp:127.0.0.1:1")
+	_, err := d.Dial(expired, "plant/tcp:127.0.0.1:1")
 	if e, ok := errors.AsType[net.Error](err); !ok || !errors.Is(err, context.DeadlineExceeded) && !e.Temporary() { //nolint:staticcheck // part of net.Error
 		t.Errorf("expired: %v", err)
 	}

@@ -3,7 +3,6 @@ package cli_test
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -16,6 +15,7 @@ import (
 	"postern.dev/postern/internal/cli"
 	"postern.dev/postern/internal/cli/agentcmd"
 	"postern.dev/postern/internal/cli/command"
+	"postern.dev/postern/internal/testnet"
 )
 
 // TestMain makes the programs known to the scripts in testdata/script.
@@ -48,12 +48,12 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("NO_PROXY", "127.0.0.1,localhost")
 			for _, name := range []string{"ADDR", "METRICS", "METRICS2"} {
-				l, err := net.Listen("tcp", "127.0.0.1:0")
+				addr, release, err := testnet.Reserve()
 				if err != nil {
 					return err
 				}
-				defer l.Close() // after the loop, so that the two differ
-				env.Setenv(name, l.Addr().String())
+				env.Defer(release)
+				env.Setenv(name, addr)
 			}
 			return nil
 		},

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
+	"postern.dev/postern/internal/testnet"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/presence"
 	"postern.dev/postern/operator/servingcert"
@@ -39,24 +39,13 @@ func startProgram(t *testing.T, credentials string) *program {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	p.address = freeAddress(t)
+	p.address = testnet.FreeAddr(t)
 	if credentials != "" {
-		p.front = freeAddress(t)
+		p.front = testnet.FreeAddr(t)
 		p.more = []string{"--http", p.front, "--credentials-file", credentials}
 	}
 	p.startHub()
 	return p
-}
-
-// freeAddress returns one on which nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // start runs the program until the test ends or it is stopped.

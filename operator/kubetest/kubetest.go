@@ -26,6 +26,9 @@ import (
 // much else to do.
 const StartTime = 2 * time.Minute
 
+// attempts are there because envtest waits for the default namespace for 5 seconds, whoever asks.
+const attempts = 3
+
 // Cluster is an API server with the operator's definitions.
 type Cluster struct {
 	Config *rest.Config // as an administrator
@@ -46,11 +49,19 @@ func Start(ctx context.Context) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{kubectl: set.Path("kubectl"), env: &envtest.Environment{
-		BinaryAssetsDirectory: set.Dir(), CRDs: definitions, ControlPlaneStartTimeout: StartTime, ControlPlaneStopTimeout: StartTime,
-	}}
-	if c.Config, err = c.env.Start(); err != nil {
-		return nil, fmt.Errorf("start cluster: %w", errors.Join(err, c.env.Stop()))
+	c := &Cluster{kubectl: set.Path("kubectl")}
+	for range attempts {
+		c.env = &envtest.Environment{
+			BinaryAssetsDirectory: set.Dir(), CRDs: definitions, CRDInstallOptions: envtest.CRDInstallOptions{MaxTime: StartTime},
+			ControlPlaneStartTimeout: StartTime, ControlPlaneStopTimeout: StartTime,
+		}
+		if c.Config, err = c.env.Start(); err == nil {
+			break
+		}
+		err = errors.Join(err, c.env.Stop())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start cluster: %w", err)
 	}
 	if c.dir, err = os.MkdirTemp("", "kubetest-*"); err == nil {
 		err = os.WriteFile(c.Kubeconfig(), c.env.KubeConfig, 0o600)

@@ -23,6 +23,7 @@ import (
 
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/testnet"
 )
 
 // TestGatewayListener: the gateway's own listener has nothing else, and certificates
@@ -32,7 +33,7 @@ func TestGatewayListener(t *testing.T) {
 	ca, key, file := clientCA(t)
 	var listen string
 	w := newWorld(t, func(h *config.Hub) {
-		listen = freePort(t)
+		listen = testnet.FreeAddr(t)
 		h.GatewayListen, h.GatewayClientCAFile, h.GatewayNames = listen, file, []string{"user.addon.svc.cluster.local"}
 	})
 	k := newKube(t)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"postern.dev/postern/internal/config"
+	"postern.dev/postern/internal/testnet"
 )
 
 // slowConnections is how many connections dawdle, where the process may open as many.
@@ -40,7 +41,7 @@ func TestGatewaySlowConnections(t *testing.T) {
 	}
 	var listen string
 	w := newWorld(t, func(h *config.Hub) {
-		listen = freePort(t)
+		listen = testnet.FreeAddr(t)
 		h.GatewayListen = listen
 	})
 	k := newKube(t)

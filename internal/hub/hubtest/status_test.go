@@ -13,6 +13,7 @@ import (
 	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/enroll"
+	"postern.dev/postern/internal/testnet"
 )
 
 // ready waits until a process tells of itself that it is ready, or that it is not.
@@ -248,7 +249,7 @@ func TestCountersComeBack(t *testing.T) {
 	own := w.info.Clients[0].String()
 	eventually(t, patience, func() error { return once(p.forwards[0]) })
 	eventually(t, patience, func() error { return onceBy(own, agentID, target) })
-	nobody := freePort(t)
+	nobody := testnet.FreeAddr(t)
 	ways := []func() error{
 		func() error { return once(p.forwards[0]) },
 		func() error { return onceBy(p.http, "", target) },

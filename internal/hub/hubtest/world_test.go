@@ -7,13 +7,11 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -98,7 +96,7 @@ func newWorld(t *testing.T, change func(*config.Hub)) *world {
 	t.Cleanup(func() { w.book.show(t) })
 	dir := t.TempDir()
 	w.config.Data, w.config.DrainTimeout = filepath.Join(dir, "hub"), 5*time.Second
-	w.config.Listen = freePort(t)
+	w.config.Listen = testnet.FreeAddr(t)
 	if change != nil {
 		change(&w.config)
 	}
@@ -119,21 +117,6 @@ func newWorld(t *testing.T, change func(*config.Hub)) *world {
 }
 
 func noEnv(string) string { return "" }
-
-// freePort returns a loopback address with a port that no outgoing connection of
-// this machine takes while a hub is down.
-func freePort(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(21000+rand.N(9000)))
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			_ = ln.Close()
-			return addr
-		}
-	}
-	t.Fatal("there is no free port")
-	return ""
-}
 
 func (w *world) url() string { return "tls://" + w.config.Listen }
 

@@ -178,7 +178,7 @@ func TestClose(t *testing.T) {
 
 // TestRevoked: a Dialer whose token is revoked ends, and says why.
 func TestRevoked(t *testing.T) {
-	w := start(t, func(h *config.Hub) { h.CredentialTTL = 3 * time.Second })
+	w := start(t, nil)
 	o := w.Options
 	token := o.Token
 	o.Token, o.TokenSource = "", func(context.Context) (string, error) { return token, nil }

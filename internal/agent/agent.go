@@ -178,13 +178,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.gateway != nil {
 		bg.Go(func() { _ = a.gateway.Run(work) })
 	}
-	bg.Go(func() {
-		if err := p.Bus.Announce(work, a.presence); err != nil {
-			failed <- err
-		}
-	})
 	stop, err := p.Bus.ServeMeet(a.cfg.AgentID, a.cfg.Name, a.epoch, a.meet)
 	if err == nil {
+		bg.Go(func() { // whoever hears of this replica may ask it at once
+			if err := p.Bus.Announce(work, a.presence); err != nil {
+				failed <- err
+			}
+		})
 		a.log.Info("ready", "hub", p.Uplink.Endpoint().Address(), "identity", p.Credentials().ID)
 		if a.opt.Health != nil {
 			a.opt.Health.Register("bus", a.checkBus)

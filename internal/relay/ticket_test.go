@@ -44,7 +44,7 @@ func TestLateTicket(t *testing.T) {
 // TestForgedTicket changes every byte of a ticket in turn: nobody is joined to the
 // one who holds the real one, who still is by the right party.
 func TestForgedTicket(t *testing.T) {
-	s := start(t, func(c *relay.Config) { c.MeetTime = 5 * time.Second })
+	s := start(t, func(c *relay.Config) { c.MeetTime = 30 * time.Second })
 	ticket := wire.NewTicket("n1")
 	var wg sync.WaitGroup
 	var agent net.Conn

@@ -109,6 +109,7 @@ func TestAttackSlowsNobody(t *testing.T) {
 	const rounds = 15
 	for i := range rounds {
 		begin := time.Now()
+		_ = held.SetDeadline(begin.Add(patience)) // which had one for all rounds together
 		if name, err := visit(near.http, mine.addr); err != nil || name != "acme" {
 			t.Errorf("stream %d: %q, %v", i, name, err)
 		}

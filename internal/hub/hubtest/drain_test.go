@@ -56,7 +56,7 @@ func endsSoon(t *testing.T, p *process) {
 func TestAgentDrains(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	a := w.agent("a", nil)
+	a := w.agent("a", func(c *config.Agent) { c.DrainTimeout = patience })
 	target := serve(t, echo)
 	p := w.proxy(nil)
 	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
@@ -148,7 +148,7 @@ func TestProxyDrains(t *testing.T) {
 	w := newWorld(t, nil)
 	w.agent("a", nil)
 	target := serve(t, echo)
-	p := w.proxy(nil)
+	p := w.proxy(func(c *config.Proxy) { c.DrainTimeout = patience })
 	eventually(t, patience, func() error { return onceBy(p.http, "", target) })
 	held := hold(t, p, target, 1)[0]
 	p.cancel()
@@ -164,7 +164,7 @@ func TestProxyDrains(t *testing.T) {
 // one through another proxy over which bytes pass.
 func TestHubDrains(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *config.Hub) { c.HTTP = "127.0.0.1:0" })
+	w := newWorld(t, func(c *config.Hub) { c.HTTP, c.DrainTimeout = "127.0.0.1:0", patience })
 	w.agent("a", nil)
 	target := serve(t, echo)
 	own := w.info.Clients[0].String()

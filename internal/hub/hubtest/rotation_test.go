@@ -118,7 +118,7 @@ func (w *world) fresh(name, caFile, pin string) {
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *config.Hub) {
-		c.CredentialTTL = 9 * time.Second
+		c.CredentialTTL = 12 * time.Second // see TestRenewals
 		c.HTTP = "127.0.0.1:0"
 		c.DrainTimeout = 100 * time.Millisecond
 	})

@@ -19,7 +19,7 @@ import (
 // organization trusts the issuer no more.
 func TestWorkloadTokens(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(c *config.Hub) { c.CredentialTTL = 9 * time.Second })
+	w := newWorld(t, func(c *config.Hub) { c.CredentialTTL = 12 * time.Second })
 	issuer := oidctest.New(t)
 	for _, one := range []struct{ role, id string }{{"agent", agentID}, {"proxy", "near"}} {
 		if _, err := w.admin.CreateTrust(t.Context(), config.DefaultOrganization, api.CreateTrust{

@@ -31,7 +31,7 @@ const (
 )
 
 // testOnly packages serve tests and may not be imported by what ships.
-var testOnly = []string{"testnet"}
+var testOnly = []string{"testnet", "fenced"}
 
 // bans are imports that only some directories may make.
 var bans = []struct {

@@ -12,18 +12,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"postern.dev/postern/internal/controlplane"
+	"postern.dev/postern/internal/fenced"
 )
 
 // guide returns the text of the guide, and what stands in its fenced blocks of a language.
 func guide(t *testing.T, language string) (text string, blocks []string) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join("..", "..", "docs", "guide", "identity-tokens.md"))
+	file := filepath.Join("..", "..", "docs", "guide", "identity-tokens.md")
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, block := range strings.Split(string(b), "```"+language+"\n")[1:] {
-		block, _, _ = strings.Cut(block, "```")
-		blocks = append(blocks, block)
+	all, err := fenced.Blocks(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range all {
+		if slices.Equal(block.Words, []string{language}) {
+			blocks = append(blocks, block.Text)
+		}
 	}
 	return string(b), blocks
 }

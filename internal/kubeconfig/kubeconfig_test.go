@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v3"
 
+	"postern.dev/postern/internal/fenced"
 	"postern.dev/postern/internal/wire"
 )
 
@@ -260,14 +260,9 @@ func TestExecCredential(t *testing.T) {
 // ClusterProfile has the plugin as a kubeconfig would have it, and no field that client-go's
 // ExecConfig has not.
 func TestAccessProvider(t *testing.T) {
-	guide, err := os.ReadFile("../../docs/guide/many-clusters.md")
+	guide, err := fenced.Find("../../docs/guide/many-clusters.md", "json", "execConfig")
 	if err != nil {
 		t.Fatal(err)
-	}
-	_, rest, _ := bytes.Cut(guide, []byte("```json\n"))
-	text, _, ok := bytes.Cut(rest, []byte("```"))
-	if !ok {
-		t.Fatal("the guide has no JSON")
 	}
 	var file struct {
 		Providers []struct {
@@ -275,10 +270,10 @@ func TestAccessProvider(t *testing.T) {
 			ExecConfig Exec   `json:"execConfig"`
 		} `json:"providers"`
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
+	dec := json.NewDecoder(strings.NewReader(guide.Text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&file); err != nil || len(file.Providers) != 1 {
-		t.Fatalf("%v\n%s", err, text)
+		t.Fatalf("%v\n%s", err, guide.Text)
 	}
 	want := NewExec("postern", []string{"credential", "kubernetes", "--hub", "https://hub.example.org:4222", "--token-file", "/etc/postern/token.json"})
 	want.InstallHint = ""

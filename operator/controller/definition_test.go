@@ -19,22 +19,8 @@ import (
 	upbound "postern.dev/postern/operator/api/upbound/v1alpha1"
 	"postern.dev/postern/operator/api/v1alpha1"
 	"postern.dev/postern/operator/kubetest"
+	"postern.dev/postern/test/kube/documents"
 )
-
-// document is the Proxy as the documents of spaces.upbound.io have it.
-const document = `apiVersion: spaces.upbound.io/v1alpha1
-kind: Proxy
-metadata:
-  name: private-cluster
-  namespace: default
-spec:
-  secretRef:
-    name: robot-token
-    key: token
-  podSelector:
-    matchLabels:
-      pkg.crossplane.io/provider: provider-kubernetes
-`
 
 // kube returns a client of the shared cluster that reads from the API server.
 func kube(t *testing.T) client.Client {
@@ -140,7 +126,7 @@ func TestWhatTheAPIServerRefuses(t *testing.T) {
 			if strings.Contains(tt.new, "hub:") && group == "spaces.upbound.io" {
 				want = `unknown field "spec.hub"`
 			}
-			text := strings.Replace(strings.NewReplacer("spaces.upbound.io", group, "namespace: default", "namespace: "+ns).Replace(document), tt.old, tt.new, 1)
+			text := strings.Replace(strings.NewReplacer("spaces.upbound.io", group, "namespace: default", "namespace: "+ns).Replace(documents.Proxy), tt.old, tt.new, 1)
 			t.Run(tt.name+" "+group, func(t *testing.T) {
 				o := &unstructured.Unstructured{}
 				if err := yaml.Unmarshal([]byte(text), o); err != nil {
@@ -190,7 +176,7 @@ func TestColumns(t *testing.T) {
 	c := kube(t)
 	ns := namespace(t, c)
 	for _, group := range []string{"spaces.upbound.io", "postern.dev"} {
-		text := strings.NewReplacer("spaces.upbound.io", group, "namespace: default", "namespace: "+ns).Replace(document)
+		text := strings.NewReplacer("spaces.upbound.io", group, "namespace: default", "namespace: "+ns).Replace(documents.Proxy)
 		if _, err := cluster.Kubectl(t.Context(), text, "apply", "-f", "-"); err != nil {
 			t.Fatal(err)
 		}

@@ -61,13 +61,3 @@ func named(tests, guide, block string) bool {
 	}
 	return false
 }
-
-func TestReplaceWantsWhatItReplaces(t *testing.T) {
-	e := doc.Example{Guide: "g.md", Line: 3, Text: "server: https://hub.example.org\n"}
-	if got, err := e.Replace("hub.example.org", "127.0.0.1"); err != nil || got != "server: https://127.0.0.1\n" {
-		t.Errorf("Replace: %q, %v", got, err)
-	}
-	if got, err := e.Replace("token: …", "token: t"); err == nil {
-		t.Errorf("Replace of what is not there: %q", got)
-	}
-}

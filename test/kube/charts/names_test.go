@@ -10,23 +10,8 @@ import (
 	"testing"
 
 	"postern.dev/postern/test/kube/apiserver"
+	"postern.dev/postern/test/kube/documents"
 )
-
-// documentProxy is a Proxy as the documents of the Private Network Agent write it.
-const documentProxy = `
-apiVersion: spaces.upbound.io/v1alpha1
-kind: Proxy
-metadata:
-  name: private-cluster
-  namespace: default
-spec:
-  secretRef:
-    name: robot-token
-    key: token
-  podSelector:
-    matchLabels:
-      pkg.crossplane.io/provider: provider-kubernetes
-`
 
 // TestNamesOfProxies installs the definitions as the chart has them with compat.upbound.enabled, and
 // asks for a Proxy by the names that the documents use. Our own group is there beside it.
@@ -55,8 +40,8 @@ func TestNamesOfProxies(t *testing.T) {
 	}
 	kubectl(strings.Join(definitions, "\n---\n"), "apply", "-f", "-")
 	kubectl("", "wait", "--for=condition=Established", "--timeout=30s", "crd/proxies.spaces.upbound.io", "crd/proxies.postern.dev")
-	kubectl(documentProxy, "apply", "-f", "-")
-	kubectl(strings.NewReplacer("spaces.upbound.io", "postern.dev", "private-cluster", "ours").Replace(documentProxy), "apply", "-f", "-")
+	kubectl(documents.Proxy, "apply", "-f", "-")
+	kubectl(strings.NewReplacer("spaces.upbound.io", "postern.dev", "private-cluster", "ours").Replace(documents.Proxy), "apply", "-f", "-")
 	kubectl("", "patch", "proxy", "private-cluster", "--subresource=status", "--type=merge", "-p", `{"status":{"agentID":"an-id","phase":"Connected"}}`)
 	if id := kubectl("", "get", "proxy", "private-cluster", "-o", "jsonpath={.status.agentID}"); id != "an-id" {
 		t.Errorf("the agent's ID is %q", id)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"postern.dev/postern/internal/fenced"
 	"postern.dev/postern/test/kube/cluster"
 	"postern.dev/postern/test/kube/image"
 )
@@ -35,26 +36,19 @@ func guideBlock(t *testing.T, marker string, values map[string]string) string {
 // blockOf is guideBlock for any guide.
 func blockOf(t *testing.T, guide, marker string, values map[string]string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "..", filepath.FromSlash(guide)))
+	block, err := fenced.Find(filepath.Join("..", "..", "..", filepath.FromSlash(guide)), "yaml", marker)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, block := range strings.Split(string(text), "```yaml")[1:] {
-		_, block, _ = strings.Cut(block, "\n") // the words that say who runs it
-		block, _, _ = strings.Cut(block, "```")
-		if !strings.Contains(block, marker) {
-			continue
-		}
-		for old, value := range values {
-			if !strings.Contains(block, old) {
-				t.Fatalf("%s: no %q in the YAML with %q", guide, old, marker)
-			}
-			block = strings.ReplaceAll(block, old, value)
-		}
-		return block
+	var pairs []string
+	for old, value := range values {
+		pairs = append(pairs, old, value)
 	}
-	t.Fatalf("%s: no YAML with %q", guide, marker)
-	return ""
+	text, err := block.Replace(pairs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // indent puts text where a literal block of YAML stands.

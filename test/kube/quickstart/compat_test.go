@@ -10,24 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern.dev/postern/test/kube/documents"
 )
 
-// documentsProxy is the Proxy of the Private Network Agent's own documents, to the letter.
-const documentsProxy = `apiVersion: spaces.upbound.io/v1alpha1
-kind: Proxy
-metadata:
-  name: private-cluster
-  namespace: default
-spec:
-  secretRef:
-    name: robot-token
-    key: token
-  podSelector:
-    matchLabels:
-      pkg.crossplane.io/provider: provider-kubernetes
-`
-
-// documentsShared is their other one, with the agent's ID, and with another selector. It is written in both ways.
+// documentsShared is the other Proxy of the Private Network Agent's own documents, with the agent's ID, and with another selector. It is written in both ways.
 const documentsShared = `apiVersion: spaces.upbound.io/v1alpha1
 kind: Proxy
 metadata:
@@ -55,7 +42,7 @@ func (w *world) compatibility(t *testing.T) {
 	if err := w.upgradeChart(ctx, w.pair.A, "postern-operator", "postern-system", "compat.upbound.enabled=true"); err != nil {
 		t.Fatal(err)
 	}
-	w.apply(t, documentsProxy)
+	w.apply(t, documents.Proxy)
 	var agentID string
 	eventually(t, "the Proxy has an agent's ID", time.Minute, func(ctx context.Context) (err error) {
 		agentID, err = w.pair.A.KubectlInside(ctx, "get", "proxy", "private-cluster", "-o", "jsonpath={.status.agentID}")
@@ -96,7 +83,7 @@ func (w *world) compatibility(t *testing.T) {
 		t.Fatal(err)
 	}
 	kubectl(t, w.pair.A, "delete", "crd", "proxies.spaces.upbound.io", "--timeout=30s")
-	w.apply(t, strings.Replace(strings.Replace(documentsProxy, "spaces.upbound.io", "postern.dev", 1), "  podSelector:", "  agentID: "+agentID+"\n  podSelector:", 1))
+	w.apply(t, strings.Replace(strings.Replace(documents.Proxy, "spaces.upbound.io", "postern.dev", 1), "  podSelector:", "  agentID: "+agentID+"\n  podSelector:", 1))
 	w.applied(t, "provider-kubernetes")
 	w.changes(t, "through our own Proxy again")
 }

@@ -13,45 +13,39 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern.dev/postern/internal/fenced"
 )
 
 // step is a block of commands of the guide, and where they are to be run.
 type step struct {
-	heading string
-	where   string // hub, control-plane or private
-	words   []string
-	text    string
+	fenced.Block
+	where string // hub, control-plane or private
+}
+
+func guidePath(t *testing.T, guide string) string {
+	t.Helper()
+	return filepath.Join(root(t), "docs", "guide", guide)
 }
 
 // steps returns the blocks "```sh kube WHERE" of a guide, in their order.
 func steps(t *testing.T, guide string) []step {
 	t.Helper()
-	text := readFile(t, filepath.Join(root(t), "docs", "guide", guide))
+	blocks, err := fenced.Blocks(guidePath(t, guide))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var all []step
-	var heading string
-	var open *step
-	for line := range strings.Lines(text) {
-		trimmed := strings.TrimSpace(line)
-		switch {
-		case open != nil && trimmed == "```":
-			if len(open.words) > 2 && open.words[1] == "kube" {
-				open.where = open.words[2]
-				all = append(all, *open)
-			}
-			open = nil
-		case open != nil:
-			open.text += line
-		case strings.HasPrefix(trimmed, "```"):
-			open = &step{heading: heading, words: strings.Fields(trimmed[3:])}
-		case strings.HasPrefix(line, "## "):
-			heading = strings.TrimSpace(line[3:])
+	for _, b := range blocks {
+		if len(b.Words) > 2 && b.Words[1] == "kube" {
+			all = append(all, step{b, b.Words[2]})
 		}
 	}
 	return all
 }
 
 // removes says whether the step takes away what others made.
-func (s step) removes() bool { return slices.Contains(s.words, "remove") }
+func (s step) removes() bool { return s.Is("remove") }
 
 // reader is somebody who follows a guide: one shell, whose variables stay from step to step, and from
 // one reader to the next.
@@ -90,21 +84,21 @@ func newReader(t *testing.T, w *world) *reader {
 // already for the second.
 func (r *reader) follow(t *testing.T, s step) {
 	t.Helper()
-	if r.world.followed[s.text] {
-		t.Logf("%s (%s): followed before", s.heading, s.where)
-		s.text = linesWith(s.text, "kubectl config use-context")
-	} else if number, _, _ := strings.Cut(s.heading, "."); number <= "3" {
-		r.world.followed[s.text] = true
+	if r.world.followed[s.Text] {
+		t.Logf("%s (%s): followed before", s.Heading, s.where)
+		s.Text = linesWith(s.Text, "kubectl config use-context")
+	} else if number, _, _ := strings.Cut(s.Heading, "."); number <= "3" {
+		r.world.followed[s.Text] = true
 	}
-	text := s.text
+	text := s.Text
 	for example, value := range r.values {
 		text = strings.ReplaceAll(text, example, value)
 	}
 	began := time.Now()
 	out, err := r.shell(t, s.where, text)
-	t.Logf("%s (%s): %s", s.heading, s.where, time.Since(began).Round(100*time.Millisecond))
+	t.Logf("%s (%s): %s", s.Heading, s.where, time.Since(began).Round(100*time.Millisecond))
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", s.heading, err, out)
+		t.Fatalf("%s: %v\n%s", s.Heading, err, out)
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"postern.dev/postern/internal/fenced"
 )
 
 const identityGuide = "identity-tokens.md"
@@ -76,8 +78,15 @@ func (w *world) identity(t *testing.T) {
 		r.follow(t, s)
 	}
 	ca := strings.ReplaceAll(strings.TrimSpace(readFile(t, w.caFile())), "\n", "\n      ")
-	config := strings.NewReplacer("https://id.example.org", w.issuerURL(), "# …", ca)
-	w.trust(t, config.Replace(yamlOf(t, identityGuide, "kind: AuthenticationConfiguration")))
+	config, err := fenced.Find(guidePath(t, identityGuide), "yaml", "kind: AuthenticationConfiguration")
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted, err := config.Replace("https://id.example.org", w.issuerURL(), "# …", ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.trust(t, trusted)
 	w.apply(t, identifiedObjects)
 	kubectl(t, w.pair.A, "rollout", "status", "deployment/identified", "-n", "crossplane-system", "--timeout=50s")
 	i := &identified{first: w.looks(t, "the provider may what its role says", allowed), token: w.identityToken(t)}
@@ -181,16 +190,4 @@ func (w *world) looks(t *testing.T, what string, good func(looked) bool) (last l
 	})
 	t.Logf("%s: %s", what, time.Since(began).Round(100*time.Millisecond))
 	return last
-}
-
-// yamlOf returns the YAML of a guide that holds a text.
-func yamlOf(t *testing.T, guide, marker string) string {
-	t.Helper()
-	for _, block := range strings.Split(readFile(t, filepath.Join(root(t), "docs", "guide", guide)), "```yaml\n")[1:] {
-		if block, _, _ = strings.Cut(block, "```"); strings.Contains(block, marker) {
-			return block
-		}
-	}
-	t.Fatalf("%s: no YAML with %q", guide, marker)
-	return ""
 }

@@ -25,7 +25,7 @@ func (w *world) followQuickStart(t *testing.T, r *reader) {
 			continue
 		}
 		r.follow(t, s)
-		switch number, _, _ := strings.Cut(s.heading, "."); number {
+		switch number, _, _ := strings.Cut(s.Heading, "."); number {
 		case "2":
 			w.startConsumer(t)
 			w.cannot(t)

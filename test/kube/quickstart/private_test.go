@@ -21,7 +21,7 @@ func (w *world) privateCluster(t *testing.T) {
 	began := time.Now()
 	for _, s := range steps(t, "private-cluster.md") {
 		r.follow(t, s)
-		switch number, _, _ := strings.Cut(s.heading, "."); number {
+		switch number, _, _ := strings.Cut(s.Heading, "."); number {
 		case "2":
 			w.startConsumer(t)
 			w.cannot(t)

@@ -20,13 +20,7 @@ func TestClusterAPI(t *testing.T) {
 	built := need(t, tools.ClusterAPI())
 	w := newWorld(t)
 	management := apiserver.StartT(t)
-	files, err := filepath.Glob(filepath.Join(built.Source, "config", "crd", "bases", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("the definitions of Cluster API: %v, %v", files, err)
-	}
-	for _, name := range files {
-		kubectl(t, management, "", "create", "-f", name)
-	}
+	define(t, management, filepath.Join(built.Source, "config", "crd", "bases"))
 	kubectl(t, management, "", "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
 	kubectl(t, management, `apiVersion: cluster.x-k8s.io/v1beta2
 kind: Cluster

@@ -256,6 +256,18 @@ func kubectl(t *testing.T, s *apiserver.Server, stdin string, args ...string) st
 	return out
 }
 
+// define makes the definitions that are in a folder.
+func define(t *testing.T, control *apiserver.Server, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("the definitions in %s: %v, %v", dir, files, err)
+	}
+	for _, name := range files {
+		kubectl(t, control, "", "create", "-f", name)
+	}
+}
+
 // await waits for something, two minutes at most, and fails if a process ends before.
 func (w *world) await(t *testing.T, what string, check func(context.Context) error, processes ...*proc.Process) {
 	t.Helper()

@@ -15,7 +15,16 @@ func ProviderKubernetes() Tool {
 // kubernetes are edits for the versions of the other modules of this repository, so that these
 // libraries are compiled once.
 func kubernetes() []string {
-	return []string{"-require=k8s.io/api@v0.37.1", "-require=k8s.io/apimachinery@v0.37.1", "-require=k8s.io/client-go@v0.37.1", "-go=1.26.0"}
+	return append(require("v0.37.1", "api", "apimachinery", "client-go"), "-go=1.26.0")
+}
+
+// require are edits for one version of several libraries of Kubernetes.
+func require(version string, libraries ...string) []string {
+	var edits []string
+	for _, library := range libraries {
+		edits = append(edits, "-require=k8s.io/"+library+"@"+version)
+	}
+	return edits
 }
 
 // ClusterAPI is the part of Cluster API by which all of its controllers reach workload clusters,
@@ -30,6 +39,26 @@ func ClusterAPI() Tool {
 	}
 }
 
+// KustomizeController is the controller of Flux that applies what sources have.
+func KustomizeController() Tool {
+	return Tool{
+		Name: "kustomize-controller", Module: "github.com/fluxcd/kustomize-controller", Version: "v1.9.5",
+		Sum:     "h1:/XY2zy3K7fntyppEXIHG7oRMzmfgIt50eJzUfaPX1Kc=",
+		Package: ".",
+		// Its API is a module of its own, which was published beside it.
+		Edits: []string{"-dropreplace=github.com/fluxcd/kustomize-controller/api"},
+	}
+}
+
+// FluxSources has the definitions of Flux's sources. It is not built: the module proxy may lack one
+// that it needs.
+func FluxSources() Tool {
+	return Tool{
+		Name: "source-controller", Module: "github.com/fluxcd/source-controller", Version: "v1.9.5",
+		Sum: "h1:MFPyCodUi9hZIMaKDsC/rYbNoyzpvrAdrPVixj7W9F0=",
+	}
+}
+
 // OpenTofu is the program that applies what is written for Terraform.
 func OpenTofu() Tool {
 	return Tool{
@@ -41,5 +70,5 @@ func OpenTofu() Tool {
 
 // All are the programs that are built, in the order of what they are worth.
 func All() []Tool {
-	return []Tool{ProviderKubernetes(), ClusterAPI(), OpenTofu()}
+	return []Tool{ProviderKubernetes(), ClusterAPI(), KustomizeController(), OpenTofu()}
 }

@@ -40,7 +40,7 @@ type Tool struct {
 	Name string
 	// Module and Version say what is built, and Sum is the module's checksum as in a go.sum.
 	Module, Version, Sum string
-	// Package is the main package, relative to the module.
+	// Package is the main package, relative to the module; "" for a module that has manifests only.
 	Package string
 	// Edits are arguments of go mod edit, for what the published go.mod cannot say: its local
 	// replacements are not part of a module.
@@ -60,7 +60,7 @@ type Built struct {
 // Ensure returns the program, building it if it is missing. Its errors are of type *Unavailable if
 // the module proxy does not have the module or one that it needs.
 func (t Tool) Ensure(ctx context.Context, logf Logf) (Built, error) {
-	source, err := t.download(ctx)
+	source, err := t.Source(ctx)
 	if err != nil {
 		return Built{}, err
 	}
@@ -131,8 +131,9 @@ func (t Tool) eachStub(f func(name string, text []byte) error) error {
 	})
 }
 
-// download has the go command fetch the module, and holds it to its checksum.
-func (t Tool) download(ctx context.Context) (string, error) {
+// Source returns the folder of the published module, which the go command fetches if it is missing,
+// and holds it to its checksum. Its errors are those of Ensure.
+func (t Tool) Source(ctx context.Context) (string, error) {
 	cmd := command(ctx, os.TempDir(), "mod", "download", "-json", t.Module+"@"+t.Version)
 	out, err := cmd.Output()
 	var answer struct{ Dir, Sum, Error string }

@@ -28,11 +28,22 @@
 {{- if and $v.issuer.keysSecret (not $v.issuer.url) -}}
   {{- fail "issuer.keysSecret is given, and issuer.url is not: keys sign tokens of an issuer" -}}
 {{- end -}}
-{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "issuer.keysSecret" $v.issuer.keysSecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "proxy.credentialsSecret" $v.proxy.credentialsSecret "test.tokenSecret" $v.test.tokenSecret -}}
+{{- if and $v.issuer.managedKeysSecret (not $v.issuer.url) -}}
+  {{- fail "issuer.managedKeysSecret is given, and issuer.url is not: keys sign tokens of an issuer" -}}
+{{- end -}}
+{{- if and $v.issuer.managedKeysSecret $v.issuer.keysSecret -}}
+  {{- fail "issuer.managedKeysSecret and issuer.keysSecret are both given: either the hub keeps the keys, or somebody else does" -}}
+{{- end -}}
+{{- range $name, $value := dict "hub.busKeySecret" $v.hub.busKeySecret "issuer.managedKeysSecret" $v.issuer.managedKeysSecret "issuer.keysSecret" $v.issuer.keysSecret "tls.secret" $v.tls.secret "audit.webhook.secret" $v.audit.webhook.secret "gateway.listener.tlsSecret" $v.gateway.listener.tlsSecret "proxy.credentialsSecret" $v.proxy.credentialsSecret "test.tokenSecret" $v.test.tokenSecret -}}
   {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?$" $value)) -}}
     {{- fail (printf "%s is not the name of a Secret. A secret itself never stands among the values: kubectl create secret generic NAME --from-file=KEY=FILE, and give NAME" $name) -}}
   {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Whether the hub asks the API server of its cluster; empty if it does not. */}}
+{{- define "hub.asksCluster" -}}
+{{- if or .Values.gateway.ownCluster .Values.issuer.managedKeysSecret -}}true{{- end -}}
 {{- end -}}
 
 {{/* The names of the Service, shortest first. */}}
@@ -99,6 +110,9 @@
 {{- end }}
 {{- if and $v.issuer.url (not $v.issuer.keysSecret) }}
 - {name: POSTERN_ISSUER_KEY_TYPE, value: {{ $v.issuer.keyType | quote }}}
+{{- end }}
+{{- with $v.issuer.managedKeysSecret }}
+- {name: POSTERN_ISSUER_KEYS_SECRET, value: {{ . | quote }}}
 {{- end }}
 {{- if $v.gateway.listener.enabled }}
 - {name: POSTERN_GATEWAY_LISTEN, value: ":{{ $v.gateway.listener.port | int }}"}

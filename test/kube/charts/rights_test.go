@@ -60,6 +60,14 @@ func TestRights(t *testing.T) {
 			}
 		}
 	}
+	for _, d := range golden(t, "postern-hub/keys") {
+		for _, rule := range d.Rules {
+			if slices.Contains(rule.Resources, "secrets") && !slices.Equal(rule.Verbs, []string{"create"}) &&
+				(d.Kind != "Role" || !slices.Equal(rule.ResourceNames, []string{"issuer-keys"}) || !slices.Equal(rule.Verbs, []string{"get", "patch"})) {
+				t.Errorf("the hub may %v Secrets %v by a %s", rule.Verbs, rule.ResourceNames, d.Kind)
+			}
+		}
+	}
 	for _, d := range golden(t, "private-network-agent/gateway") {
 		for _, rule := range d.Rules {
 			narrow := slices.Equal(rule.Verbs, []string{"impersonate"}) || slices.Equal(rule.Verbs, []string{"create"}) ||

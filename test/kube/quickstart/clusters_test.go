@@ -32,6 +32,7 @@ func TestClusters(t *testing.T) {
 		{"helm test", w.helmTests},
 		{"upgrade", w.upgrade},
 		{"identity renewed", w.identityRenewed},
+		{"inside", w.inside},
 		{"token", w.token},
 		{"shared agent", w.sharedAgent},
 		{"restarts", w.restarts},

@@ -4,7 +4,6 @@ package quickstart_test
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,21 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// hubVolume is where the hub of the chart keeps its state.
-const hubVolume = `
-apiVersion: v1
-kind: PersistentVolume
-metadata: {name: hub}
-spec:
-  capacity: {storage: 10Gi}
-  accessModes: [ReadWriteOnce]
-  storageClassName: ""
-  claimRef: {namespace: postern-hub, name: data-postern-hub-0}
-  hostPath: {path: %s}
-`
-
 // helmTests runs the tests that the charts bring, which walk to the hub. That of an agent whose hub is
-// not there says so.
+// not there says so. The hub's test runs where a hub does, see inside.
 func (w *world) helmTests(t *testing.T) {
 	ctx := limit(t, 3*time.Minute)
 	kubectl(t, w.pair.A, "create", "secret", "generic", "robot-token", "-n", "postern-system", "--from-file=token="+filepath.Join(w.quickStart.dir, "token.json"))
@@ -65,29 +51,8 @@ func (w *world) helmTests(t *testing.T) {
 		_, err := w.helm(ctx, w.pair.A, "test", "postern-operator", "-n", "postern-system", "--timeout", "60s")
 		return err
 	})
-	volume := filepath.Join(w.pair.A.Dir(), "hub")
-	if err := os.Mkdir(volume, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(volume, 65532, 65532); err != nil { // as fsGroup does with other volumes
-		t.Fatal(err)
-	}
-	w.apply(t, fmt.Sprintf(hubVolume, volume))
-	group.Go(func() error {
-		if _, err := w.helm(ctx, w.pair.A, "upgrade", "--install", "postern-hub", filepath.Join(w.root, "charts", "postern-hub"), "-n", "postern-hub", "--create-namespace",
-			"--set", "image.tag="+version, "--set", "image.pullPolicy=Never", "--wait", "--timeout", "90s"); err != nil {
-			return err
-		}
-		if _, err := w.helm(ctx, w.pair.A, "test", "postern-hub", "-n", "postern-hub", "--timeout", "60s"); err != nil {
-			return err
-		}
-		_, err := w.helm(ctx, w.pair.A, "uninstall", "postern-hub", "-n", "postern-hub")
-		return err
-	})
 	if err := group.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	kubectl(t, w.pair.B, "delete", "pod", "lonely-private-network-agent-doctor", "-n", "default") // kept, as it failed
-	kubectl(t, w.pair.A, "delete", "namespace", "postern-hub", "--wait=false")
-	kubectl(t, w.pair.A, "delete", "persistentvolume", "hub", "--wait=false")
 }

@@ -70,23 +70,25 @@ type identified struct {
 // allowed says whether the provider may what its role says, and nothing else.
 func allowed(l looked) bool { return strings.HasPrefix(l.maps, "200/") && l.secrets == "403" }
 
+// followIdentity has the guide followed, unless it was before.
+func (w *world) followIdentity(t *testing.T) {
+	t.Helper()
+	if w.identitySet {
+		return
+	}
+	w.identitySet = true
+	for _, s := range steps(t, identityGuide) {
+		w.quickStart.follow(t, s)
+	}
+}
+
 // identity follows the guide: a provider reaches the private cluster with its identity token and no
 // other credential, and may what its role says. Then the key of that token is withdrawn.
 func (w *world) identity(t *testing.T) {
 	r := w.quickStart
-	for _, s := range steps(t, identityGuide) {
-		r.follow(t, s)
-	}
+	w.followIdentity(t)
 	ca := strings.ReplaceAll(strings.TrimSpace(readFile(t, w.caFile())), "\n", "\n      ")
-	config, err := fenced.Find(guidePath(t, identityGuide), "yaml", "kind: AuthenticationConfiguration")
-	if err != nil {
-		t.Fatal(err)
-	}
-	trusted, err := config.Replace("https://id.example.org", w.issuerURL(), "# …", ca)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.trust(t, trusted)
+	w.trust(t, identityYAML(t, "kind: AuthenticationConfiguration", "https://id.example.org", w.issuerURL(), "# …", ca))
 	w.apply(t, identifiedObjects)
 	kubectl(t, w.pair.A, "rollout", "status", "deployment/identified", "-n", "crossplane-system", "--timeout=50s")
 	i := &identified{first: w.looks(t, "the provider may what its role says", allowed), token: w.identityToken(t)}
@@ -190,4 +192,19 @@ func (w *world) looks(t *testing.T, what string, good func(looked) bool) (last l
 	})
 	t.Logf("%s: %s", what, time.Since(began).Round(100*time.Millisecond))
 	return last
+}
+
+// identityYAML returns the YAML of the guide that holds a text, with what the reader has in place of
+// examples.
+func identityYAML(t *testing.T, marker string, pairs ...string) string {
+	t.Helper()
+	block, err := fenced.Find(guidePath(t, identityGuide), "yaml", marker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := block.Replace(pairs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }

@@ -40,10 +40,11 @@ type world struct {
 	hubHost string
 	hub     *proc.Process
 
-	followed   map[string]bool // the texts of steps that stand in both guides, and were followed
-	quickStart *reader         // who followed the quick start; nil before
-	works      bool            // the quick start did
-	identified *identified     // a provider with an identity token; nil before
+	followed    map[string]bool // the texts of steps that stand in both guides, and were followed
+	quickStart  *reader         // who followed the quick start; nil before
+	works       bool            // the quick start did
+	identitySet bool            // the guide to identity tokens was followed
+	identified  *identified     // a provider with an identity token; nil before
 }
 
 // newWorld builds images and programs while the clusters start.

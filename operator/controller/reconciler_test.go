@@ -194,6 +194,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("events:\n%s", all)
 	}
 
+	b.hub.gone = true // nobody has to be asked for it to go
 	if err := b.c.Delete(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
@@ -234,10 +235,24 @@ func TestOtherManagers(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	b.settle()
-	before := b.deployment()
-	d := before.DeepCopy()
-	three := int32(3)
-	d.Spec.Replicas = &three
+	// As an autoscaler does, and people.
+	for _, args := range [][]string{
+		{"scale", "deployment/private-cluster-proxy", "--replicas=3"},
+		{"annotate", "deployment/private-cluster-proxy", "team=network"},
+		{"label", "deployment/private-cluster-proxy", "team=network"},
+	} {
+		if _, err := cluster.Kubectl(t.Context(), "", append(args, "-n", b.key.Namespace)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.r.touched(b.key)
+	if c := meta.FindStatusCondition(b.settle().Status.Conditions, ConditionApplied); c.Status != metav1.ConditionTrue {
+		t.Errorf("a scaled Deployment: %+v", c)
+	}
+	d := b.deployment()
+	if *d.Spec.Replicas != 3 || d.Annotations["team"] != "network" || d.Labels["team"] != "network" {
+		t.Errorf("%d replicas, %v, %v: what somebody has set was taken back", *d.Spec.Replicas, d.Annotations, d.Labels)
+	}
 	d.Spec.Template.Spec.Containers[0].Image = "another:image"
 	if err := b.c.Update(t.Context(), d, client.FieldOwner("somebody")); err != nil {
 		t.Fatal(err)

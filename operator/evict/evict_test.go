@@ -2,6 +2,7 @@ package evict
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -392,5 +393,72 @@ func TestTrim(t *testing.T) {
 	}
 	if other, err := Trim(&corev1.Node{}); err != nil || other == nil {
 		t.Errorf("another object: %v %v", other, err)
+	}
+}
+
+// TestSame tells changes that matter from those that do not: nodes write of every pod now and then.
+func TestSame(t *testing.T) {
+	c := newCluster(t)
+	c.owner("ReplicaSet", "web", "app=web", 1)
+	trimmed := func(change func(*corev1.Pod)) *corev1.Pod {
+		t.Helper()
+		pod := c.pods[0].DeepCopy()
+		change(pod)
+		object, err := Trim(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return object.(*corev1.Pod)
+	}
+	before := trimmed(func(*corev1.Pod) {})
+	for name, change := range map[string]func(*corev1.Pod){
+		"version": func(p *corev1.Pod) { p.ResourceVersion = "2" },
+		"started": func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: 7}} },
+		"probed":  func(p *corev1.Pod) { p.Status.Conditions[0].LastProbeTime = metav1.Now() },
+	} {
+		if !Same(before, trimmed(change)) {
+			t.Errorf("%s: taken for a change", name)
+		}
+	}
+	for name, change := range map[string]func(*corev1.Pod){
+		"label":      func(p *corev1.Pod) { p.Labels = map[string]string{"app": "other"} },
+		"annotation": func(p *corev1.Pod) { p.Annotations[selection.AnnotationInject] = "false" },
+		"ready":      func(p *corev1.Pod) { p.Status.Conditions = nil },
+		"phase":      func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed },
+		"deleted":    func(p *corev1.Pod) { now := metav1.Now(); p.DeletionTimestamp = &now },
+		"owner":      func(p *corev1.Pod) { p.OwnerReferences = nil },
+		"another":    func(p *corev1.Pod) { p.UID = "another" },
+	} {
+		if Same(before, trimmed(change)) {
+			t.Errorf("%s: not taken for a change", name)
+		}
+	}
+	if Same(nil, before) || Same(before, &corev1.Node{}) {
+		t.Error("what is no pod is the same")
+	}
+}
+
+// BenchmarkStep looks at a large cluster of which nothing is to be done: what every change costs.
+func BenchmarkStep(b *testing.B) {
+	for _, pods := range []int{1_000, 10_000} {
+		b.Run(fmt.Sprint(pods), func(b *testing.B) {
+			c := newCluster(b)
+			for i := range 20 {
+				c.proxy(fmt.Sprint("office-", i), fmt.Sprint("app=web-", i))
+			}
+			for i := range pods / 10 {
+				m := &maker{kind: "ReplicaSet", namespace: fmt.Sprint("apps-", i%50), name: fmt.Sprint("set-", i), labels: map[string]string{"app": fmt.Sprint("web-", i%100)}, replicas: 10}
+				for range m.replicas {
+					becomeReady(c.create(m))
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				c.step()
+			}
+			if len(c.evicted) > 0 || len(c.wrong()) > 0 {
+				b.Fatal("there was something to do")
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"postern.dev/postern/operator/selection"
@@ -93,4 +94,17 @@ func Trim(object any) (any, error) {
 		}
 	}
 	return slim, nil
+}
+
+// Same reports whether two versions of a trimmed pod say the same to this package. Most of what nodes
+// tell of pods is about something else.
+func Same(before, after any) bool {
+	a, ok := before.(*corev1.Pod)
+	b, ok2 := after.(*corev1.Pod)
+	if !ok || !ok2 {
+		return false
+	}
+	as := *a
+	as.ResourceVersion = b.ResourceVersion
+	return equality.Semantic.DeepEqual(&as, b)
 }

@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -276,6 +278,52 @@ func TestWhatIsNoReview(t *testing.T) {
 	if rec.Code != http.StatusBadRequest {
 		t.Errorf("a review of more than %d bytes: status %d", maxReview, rec.Code)
 	}
+}
+
+// TestAStepThatHangs answers before the API server's own five seconds are over, so that whoever makes
+// the pod reads why it has no proxy. A crowd of reviews waits no longer either.
+func TestAStepThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		raw, err := json.Marshal(onePod())
+		if err != nil {
+			t.Fatal(err)
+		}
+		review, err := json.Marshal(admissionv1.AdmissionReview{Request: &admissionv1.AdmissionRequest{
+			UID: "1", Operation: admissionv1.Create, Namespace: "apps", Object: runtime.RawExtension{Raw: raw},
+			Resource: metav1.GroupVersionResource{Version: "v1", Resource: "pods"},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := NewWebhook(nil, slog.New(slog.DiscardHandler), NamedStep{"proxy", stepFunc(func(ctx context.Context, _ Request) (*Plan, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})})
+		began := time.Now()
+		answers := make(chan *httptest.ResponseRecorder)
+		for range maxReviews + 1 {
+			go func() {
+				rec := httptest.NewRecorder()
+				w.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, Path, bytes.NewReader(review)))
+				answers <- rec
+			}()
+		}
+		late := 0
+		for range maxReviews + 1 {
+			rec := <-answers
+			var answer admissionv1.AdmissionReview
+			switch err := json.Unmarshal(rec.Body.Bytes(), &answer); {
+			case rec.Code == http.StatusServiceUnavailable:
+				late++
+			case err != nil || !answer.Response.Allowed || len(answer.Response.Patch) > 0 || len(answer.Response.Warnings) != 1 ||
+				!strings.Contains(answer.Response.Warnings[0], "without proxy: context deadline exceeded"):
+				t.Errorf("status %d, %v: %s", rec.Code, err, rec.Body)
+			}
+		}
+		if took := time.Since(began); took != patience || late > 1 {
+			t.Errorf("answered after %s, %d turned away", took, late)
+		}
+	})
 }
 
 // FuzzReview gives the webhook bytes that nobody vouches for: it answers them, or says that they

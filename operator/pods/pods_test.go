@@ -212,8 +212,45 @@ func TestABudgetBlocksAnEviction(t *testing.T) {
 	budget := o.budget("careful", web, 0)
 	o.makeProxy("office", web)
 	o.condition("office", evict.ConditionPodsUpdated, evict.ReasonEvictionBlocked, o.namespace+"/web-0", "The disruption budget careful needs 2 healthy pods")
+	t.Run("of a Proxy that is deleted", func(t *testing.T) {
+		o.t = t
+		p := o.makeProxy("going", map[string]string{"app": "going"})
+		o.budget("never", map[string]string{"app": "going"}, 0)
+		o.eventually("the pod goes through the proxy", func() string {
+			pod := o.bare("going", map[string]string{"app": "going"})
+			o.must(o.client.Create(t.Context(), pod, client.DryRunAll))
+			if route, _ := selection.Injected(pod); route == "" {
+				return "not injected"
+			}
+			return ""
+		})
+		o.makePod("going", "going-0", map[string]string{"app": "going"})
+		o.must(o.client.Delete(t.Context(), p))
+		o.must(o.client.Get(t.Context(), client.ObjectKeyFromObject(p), p))
+		o.eventually("an event says what it waits for", func() string {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			for _, e := range o.events {
+				if strings.HasPrefix(e, "going "+evict.EventBlocked) && strings.Contains(e, "The disruption budget never needs") {
+					return ""
+				}
+			}
+			return fmt.Sprint(o.events)
+		})
+		if done, err := o.pods.Undo(t.Context(), p); done || err != nil {
+			t.Errorf("done %t, %v, and its pod may not be evicted", done, err)
+		}
+		long := metav1.NewTime(time.Now().Add(-undoTime - time.Second))
+		p.DeletionTimestamp = &long
+		if done, err := o.pods.Undo(t.Context(), p); !done || err != nil {
+			t.Errorf("done %t, %v, after it waited for long", done, err)
+		}
+	})
+	o.t = t
 	o.allow(budget, 1)
-	right := through(o.namespace+"/office", "agent-office")
+	right := func(pod corev1.Pod) bool {
+		return pod.Labels["app"] == "going" || through(o.namespace+"/office", "agent-office")(pod)
+	}
 	o.eventually("a pod is replaced", func() string {
 		for _, pod := range o.list() {
 			if pod.DeletionTimestamp != nil {

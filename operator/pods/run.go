@@ -24,6 +24,7 @@ const FieldManager = "postern-operator-pods"
 
 const (
 	gatherTime = 200 * time.Millisecond // changes come in flocks
+	restTimes  = 4                      // as long as the last step at least: in a large cluster there is always some change
 	retryTime  = 5 * time.Second        // after a step that failed
 	sweepTime  = time.Minute            // whatever is heard: nobody tells of a password that changed
 	undoTime   = 10 * time.Minute       // a Proxy that is deleted waits no longer for its pods
@@ -40,21 +41,23 @@ func (p *Pods) Start(ctx context.Context) error {
 	evictor := evict.New(evict.Config{Rules: p.cfg.Rules, Evict: p.evict, Probe: p.probe, Event: p.event(ctx), Log: p.cfg.Log})
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	soon := false
+	soon, took := false, time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-p.kick:
 			if !soon {
-				timer.Reset(gatherTime)
+				timer.Reset(max(gatherTime, restTimes*took))
 			}
 			soon = true
 			continue
 		case <-timer.C:
 			soon = false
 		}
+		began := time.Now()
 		next, err := p.step(ctx, evictor)
+		took = time.Since(began)
 		if err != nil && ctx.Err() == nil {
 			p.cfg.Log.Warn("pods were not brought up to date", "error", err)
 			next = retryTime
@@ -84,7 +87,11 @@ func (p *Pods) listen(ctx context.Context) error {
 			return fmt.Errorf("watch pods and Proxies: %w", err)
 		}
 		registration, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc: notice, UpdateFunc: func(_, o any) { notice(o) }, DeleteFunc: notice,
+			AddFunc: notice, DeleteFunc: notice, UpdateFunc: func(before, after any) {
+				if !evict.Same(before, after) {
+					notice(after)
+				}
+			},
 		})
 		if err != nil {
 			return fmt.Errorf("watch pods and Proxies: %w", err)
@@ -101,7 +108,7 @@ func (p *Pods) step(ctx context.Context, evictor *evict.Evictor) (time.Duration,
 		return 0, err
 	}
 	list := &corev1.PodList{}
-	if err := p.cfg.Client.List(ctx, list); err != nil {
+	if err := p.cfg.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil { // they are many, and only read
 		return 0, fmt.Errorf("list pods: %w", err)
 	}
 	proxies := make([]selection.Proxy, len(objects))
@@ -179,7 +186,7 @@ func (p *Pods) Undo(ctx context.Context, o v1alpha1.Object) (done bool, err erro
 	}
 	key := Summary(o).Key
 	list := &corev1.PodList{}
-	if err := p.cfg.Client.List(ctx, list); err != nil {
+	if err := p.cfg.Client.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil { // as above
 		return false, fmt.Errorf("list pods: %w", err)
 	}
 	left := evict.Left(p.cfg.Rules, list.Items, key)

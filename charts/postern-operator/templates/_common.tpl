@@ -127,6 +127,17 @@ topologySpreadConstraints:
 {{- if $host -}}{{ $host }}/32{{- end -}}
 {{- end -}}
 
+{{/* Refuses an address whose port is none: called with (list VALUE ADDRESS). */}}
+{{- define "postern.checkPort" -}}
+{{- $rest := index . 1 | regexFind "://[^/]*" | trimPrefix "://" | regexFind "[^]]*$" -}}
+{{- if contains ":" $rest -}}
+  {{- $port := $rest | regexFind "[^:]*$" -}}
+  {{- if not (and (regexMatch "^[0-9]{1,5}$" $port) (ge (atoi $port) 1) (le (atoi $port) 65535)) -}}
+    {{- fail (printf "%s %q: a port is a number from 1 to 65535" (index . 0) (index . 1)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Who may read metrics, as ingress. */}}
 {{- define "postern.ingressMetrics" -}}
 - ports:

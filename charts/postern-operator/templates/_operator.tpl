@@ -7,6 +7,12 @@
     {{- fail (printf "hub.connectUrl %q is not the address of a hub: write tls://HOST or tls://HOST:PORT, or wss://HOST where only web traffic passes" .) -}}
   {{- end -}}
 {{- end -}}
+{{- with $h.connectUrl -}}{{- include "postern.checkPort" (list "hub.connectUrl" .) -}}{{- end -}}
+{{- with $h.organization -}}
+  {{- if not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" .) -}}
+    {{- fail (printf "hub.organization %q is not a name: it has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end" .) -}}
+  {{- end -}}
+{{- end -}}
 {{- if gt (len (compact (list $h.ca.pem $h.ca.secret $h.ca.configMap))) 1 -}}
   {{- fail "more than one of hub.ca.pem, hub.ca.secret and hub.ca.configMap is given" -}}
 {{- end -}}

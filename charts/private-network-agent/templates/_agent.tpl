@@ -41,6 +41,16 @@
     {{- fail (printf "agent.connectUrl %q is not the address of a hub: write tls://HOST or tls://HOST:PORT, or wss://HOST where only web traffic passes; credentials belong in a Secret" $url) -}}
   {{- end -}}
 {{- end -}}
+{{- range $i, $o := concat (list $a) $a.organizations -}}
+  {{- $where := ternary (printf "agent.organizations[%d]" (sub $i 1)) "agent" (gt $i 0) -}}
+  {{- range $key := list "agentId" "organization" -}}
+    {{- $value := index $o $key -}}
+    {{- if and $value (not (regexMatch "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$" (toString $value))) -}}
+      {{- fail (printf "%s.%s %q is not a name: it has 1 to 63 characters of a-z, 0-9 and '-', with none of '-' at either end" $where $key $value) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- with $o.connectUrl -}}{{- include "postern.checkPort" (list (printf "%s.connectUrl" $where) .) -}}{{- end -}}
+{{- end -}}
 {{- $secrets := dict "agent.tokenSecret" $a.tokenSecret "agent.privateKeySecret" $a.privateKeySecret "agent.joinSecret" $a.joinSecret "agent.ca.secret" $a.ca.secret "agent.httpProxy.secret" $a.httpProxy.secret -}}
 {{- range $i, $o := $a.organizations -}}
   {{- $_ := set $secrets (printf "agent.organizations[%d].tokenSecret" $i) (default "" $o.tokenSecret) -}}

@@ -3,10 +3,12 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -300,6 +302,27 @@ func TestUsersErrors(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "$apr1$x") {
 			t.Errorf("%.40q: the error has the secret: %v", text, err)
 		}
+	}
+}
+
+// TestManyHashesOfOneUser checks that all lines of a user cost no more than one of the highest cost
+// may, and that an unknown name takes as long.
+func TestManyHashesOfOneUser(t *testing.T) {
+	t.Parallel()
+	const fit = 16 // of cost 12
+	text := "quick:pw\n"
+	for i := range fit + 1 {
+		text += fmt.Sprintf("lab:$2a$12$%053d agent=lab as=shop/%d\n", i, i)
+	}
+	users, bad, err := parseUsers(text + "last:pw\n")
+	if err != nil || len(bad) != 1 || !strings.Contains(bad[0].Error(), "line 18: the bcrypt hashes of user \"lab\" cost more together than one of cost 16") {
+		t.Fatal(err, bad)
+	}
+	if n := len(users.entries["lab"]); n != fit || users.size() != fit+2 {
+		t.Errorf("%d lines of %d count", n, users.size())
+	}
+	if !slices.Equal(users.decoy, users.entries["lab"]) {
+		t.Errorf("an unknown name is checked against %d lines", len(users.decoy))
 	}
 }
 

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -23,14 +22,14 @@ import (
 const (
 	maxUsersFile = 1 << 20 // bytes
 	maxUserLine  = 1024    // bytes
-	maxHashCost  = 16      // of bcrypt: seconds of a processor for each login
+	maxHashCost  = 16      // of bcrypt: seconds of a processor for each login; all lines of a user together cost no more
 )
 
 // Users are static credentials. They are immutable and safe for concurrent use.
 type Users struct {
 	entries map[string][]*userEntry
-	decoy   *userEntry // checked for unknown names, so that they take as long as known ones
-	plain   bool       // a password is in clear
+	decoy   []*userEntry // checked for unknown names, so that they take as long as known ones
+	plain   bool         // a password is in clear
 }
 
 type userEntry struct {
@@ -106,7 +105,7 @@ func parseUsers(text string) (users *Users, bad []error, err error) {
 		return nil, nil, fmt.Errorf("more than %d bytes", maxUsersFile)
 	}
 	users = &Users{entries: make(map[string][]*userEntry)}
-	cost, n := 0, 0
+	work, n := make(map[string]int), 0 // in rounds of bcrypt
 	for line := range strings.Lines(text) {
 		n++
 		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
@@ -122,18 +121,18 @@ func parseUsers(text string) (users *Users, bad []error, err error) {
 			bad = append(bad, fmt.Errorf("line %d: user %q is there twice; each of the lines has to name its agent", n, name))
 			continue
 		}
-		users.entries[name] = append(users.entries[name], entry)
-		if entry.hash == nil {
-			users.plain = true
-		} else if c, err := bcrypt.Cost(entry.hash); err == nil {
-			cost = max(cost, c)
+		if work[name]+entry.rounds() > 1<<maxHashCost {
+			bad = append(bad, fmt.Errorf("line %d: the bcrypt hashes of user %q cost more together than one of cost %d; make them with a lower one", n, name, maxHashCost))
+			continue
 		}
+		work[name] += entry.rounds()
+		users.entries[name] = append(users.entries[name], entry)
+		users.plain = users.plain || entry.hash == nil
 	}
-	users.decoy = &userEntry{}
-	_, _ = rand.Read(users.decoy.digest[:]) // never fails
-	if cost > 0 {
-		if users.decoy.hash, err = bcrypt.GenerateFromPassword([]byte(rand.Text()), cost); err != nil {
-			return nil, nil, err
+	slowest := 0
+	for name, all := range users.entries {
+		if users.decoy == nil || work[name] > slowest {
+			slowest, users.decoy = work[name], all
 		}
 	}
 	return users, bad, nil
@@ -229,9 +228,22 @@ func (u *Users) size() (n int) {
 	return n
 }
 
-// waste takes the time of a check that cannot succeed.
+// waste takes the time of a wrong password of the user whose lines take longest. What
+// comes of it does not count.
 func (u *Users) waste(ctx context.Context, slots chan struct{}, password string) {
-	_, _ = u.decoy.matches(ctx, slots, password)
+	for _, e := range u.decoy {
+		if _, err := e.matches(ctx, slots, password); err != nil {
+			return
+		}
+	}
+}
+
+// rounds is how much work it is to compute the hash, if there is one.
+func (e *userEntry) rounds() int {
+	if cost, err := bcrypt.Cost(e.hash); err == nil {
+		return 1 << cost
+	}
+	return 0
 }
 
 // matches compares in constant time. A hash is slow by design, so that only as

@@ -373,7 +373,7 @@ func (w *world) prepareIssuer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings := identityYAML(t, "# issuer.yaml", "https://id.example.org", w.insideIssuer(), "account: acme", "account: default")
+	settings := identityYAML(t, "callers:", "https://id.example.org", w.insideIssuer(), "account: acme", "account: default")
 	var kept []string
 	for line := range strings.Lines(settings) {
 		if !strings.HasPrefix(line, "data:") && !strings.HasPrefix(line, "listen:") { // as the guide says

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"postern.dev/postern/internal/api"
 	"postern.dev/postern/internal/cli/command"
 	"postern.dev/postern/internal/config"
 	"postern.dev/postern/internal/enroll"
@@ -83,7 +84,7 @@ while it runs; for the JSON file of a robot's token, kubectl asks postern too.`,
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 		defer cancel()
-		cluster, err := kubeCluster(ctx, w, &settings, where)
+		cluster, err := kubeCluster(ctx, w, &settings, where, true)
 		if err != nil {
 			return err
 		}
@@ -123,8 +124,9 @@ func parseCluster(text string, s *config.GatewayClient, set *config.Set) (string
 	return org + ":" + cluster, nil
 }
 
-// kubeCluster returns where the gateway serves a cluster, and how to verify it.
-func kubeCluster(ctx context.Context, w command.World, s *config.GatewayClient, where string) (kubeconfig.Cluster, error) {
+// kubeCluster returns where the gateway serves a cluster, and how to verify it: now, or
+// with lasting also while the hub changes its authority.
+func kubeCluster(ctx context.Context, w command.World, s *config.GatewayClient, where string, lasting bool) (kubeconfig.Cluster, error) {
 	c := kubeconfig.Cluster{Server: s.Gateway() + "/" + where, ProxyURL: passwordless(s.ProxyURL)}
 	if c.ProxyURL != s.ProxyURL {
 		fmt.Fprintf(w.Stderr, "the password of the proxy is not written down: give it to kubectl in HTTPS_PROXY\n")
@@ -151,8 +153,13 @@ func kubeCluster(ctx context.Context, w command.World, s *config.GatewayClient, 
 	}
 	defer d.CloseIdle()
 	server, err := d.Server(ctx)
-	c.CA, c.TLSServerName = server.CA, server.Name
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	if c.CA, c.TLSServerName = server.CA, server.Name; lasting {
+		c.CA = withNext(ctx, &api.Client{BaseURL: d.BaseURL(), HTTP: d.HTTPClient()}, server.CA)
+	}
+	return c, nil
 }
 
 // passwordless returns the URL of a proxy without the secret in it; none if there is

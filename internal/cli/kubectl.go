@@ -67,7 +67,7 @@ exit code are kubectl's. CLUSTER is an agent's ID, or ORG:CLUSTER.`,
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
 		defer cancel()
-		cluster, err := kubeCluster(ctx, w, &settings, where)
+		cluster, err := kubeCluster(ctx, w, &settings, where, false)
 		if err != nil {
 			return err
 		}

@@ -46,6 +46,9 @@ func (a *Certificates) Authenticate(r *http.Request, _ kubeurl.URL) (Caller, err
 		Principal: identity.Principal{Kind: identity.KindUser, Name: leaf.Subject.CommonName},
 		Groups:    slices.Compact(slices.Sorted(slices.Values(leaf.Subject.Organization))), Expires: leaf.NotAfter,
 	}
+	if err := sameSite(r); err != nil {
+		return Caller{}, err
+	}
 	if err := c.Principal.Validate(); err != nil {
 		return refuse("the client certificate names no user: %s", err)
 	}
@@ -66,4 +69,19 @@ func (a *Certificates) Authenticate(r *http.Request, _ kubeurl.URL) (Caller, err
 	var err error
 	c.Kubernetes, c.Dropped, err = a.Names.User(c.Principal.Name, c.Groups)
 	return c, err
+}
+
+// sameSite refuses what another site has a browser send: a browser shows its user's
+// certificate without asking, as it does with cookies, and whoever sends a request that
+// changes something need not see the answer. Programs other than browsers are not meant.
+func sameSite(r *http.Request) error {
+	asked := r
+	if r.Header.Get("Upgrade") != "" { // a WebSocket begins with GET, and any site may read it
+		asked = r.Clone(r.Context())
+		asked.Method = http.MethodPost
+	}
+	if err := new(http.CrossOriginProtection).Check(asked); err != nil {
+		return wire.Fail(wire.LegClient, wire.CodeDenied, "a page of another site had the browser send this: %s", err).WithCause(err)
+	}
+	return nil
 }

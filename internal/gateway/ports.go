@@ -43,9 +43,10 @@ func newPorts(ask func(organization, cluster string) Asker) *ports {
 	return &ports{ask: ask, known: newRecall[port, uint16](maxAsking, maxPorts, nil)}
 }
 
-// number returns the number of a port. Errors are errNoPort or a *wire.Failure.
-func (p *ports) number(ctx context.Context, of port) (uint16, error) {
-	n, err := p.known.get(ctx, of, portTime, func(ctx context.Context) (uint16, time.Duration, error) {
+// number returns the number of a port, for somebody. Errors are errNoPort or a
+// *wire.Failure.
+func (p *ports) number(ctx context.Context, asker string, of port) (uint16, error) {
+	n, err := p.known.get(ctx, asker, of, portTime, func(ctx context.Context) (uint16, time.Duration, error) {
 		switch n, err := p.read(ctx, of); {
 		case err == nil:
 			return n, portFor, nil
@@ -118,7 +119,7 @@ func (c *call) lookUp(p *ports) error {
 		return nil
 	}
 	s := *c.url.Service
-	n, err := p.number(c.ctx, port{clusterKey{c.organization, c.url.Cluster}, s.Namespace, s.Name, s.Port})
+	n, err := p.number(c.ctx, c.caller.Principal.String(), port{clusterKey{c.organization, c.url.Cluster}, s.Namespace, s.Name, s.Port})
 	if errors.Is(err, errNoPort) {
 		return c.notExposed(wire.Fail(wire.LegPolicy, wire.CodeDenied, "there is no port of that name"))
 	}

@@ -127,7 +127,7 @@ func TestRecall(t *testing.T) {
 		m := newRecall[int, int](2, 3, nil)
 		asked := 0
 		get := func(key int, keep time.Duration) int {
-			n, err := m.get(t.Context(), key, time.Second, func(context.Context) (int, time.Duration, error) { asked++; return asked, keep, nil })
+			n, err := m.get(t.Context(), "", key, time.Second, func(context.Context) (int, time.Duration, error) { asked++; return asked, keep, nil })
 			if err != nil {
 				t.Error(err)
 			}
@@ -157,15 +157,15 @@ func TestRecall(t *testing.T) {
 		answers := make(chan int, 3)
 		hang := func(ctx context.Context) (int, time.Duration, error) { <-ctx.Done(); return 7, time.Minute, nil }
 		for _, key := range []int{100, 101, 100} {
-			go func() { n, _ := m.get(t.Context(), key, time.Minute, hang); answers <- n }()
+			go func() { n, _ := m.get(t.Context(), "", key, time.Minute, hang); answers <- n }()
 			synctest.Wait()
 		}
 		gone, leave := context.WithCancel(t.Context())
 		leave()
-		if _, err := m.get(gone, 100, time.Minute, hang); err == nil {
+		if _, err := m.get(gone, "", 100, time.Minute, hang); err == nil {
 			t.Error("who has gone gets an answer")
 		}
-		if _, err := m.get(t.Context(), 102, time.Minute, hang); err != errBusy { //nolint:errorlint // it is that very one
+		if _, err := m.get(t.Context(), "", 102, time.Minute, hang); err != errBusy { //nolint:errorlint // it is that very one
 			t.Errorf("a third: %v", err)
 		}
 		for range 3 {

@@ -15,10 +15,12 @@ var errBusy = errors.New("too many questions at once")
 type recall[K comparable, V any] struct {
 	now   func() time.Time
 	slots chan struct{} // questions under way
+	each  int           // of the slots that one asker may have
 	limit int           // answers that are remembered
 
-	mu  sync.Mutex
-	all map[K]*recalled[V]
+	mu     sync.Mutex
+	all    map[K]*recalled[V]
+	asking map[string]int // questions under way, by asker
 }
 
 // recalled is a question, and its answer once done is closed.
@@ -29,19 +31,20 @@ type recalled[V any] struct {
 	expires time.Time // zero while it is asked
 }
 
-// newRecall returns a recall that asks some questions at once and remembers so many
-// answers. A nil now means time.Now.
+// newRecall returns a recall that asks some questions at once, a quarter of them for one
+// asker, and remembers so many answers. A nil now means time.Now.
 func newRecall[K comparable, V any](questions, answers int, now func() time.Time) *recall[K, V] {
 	if now == nil {
 		now = time.Now
 	}
-	return &recall[K, V]{now: now, slots: make(chan struct{}, questions), limit: answers, all: make(map[K]*recalled[V])}
+	return &recall[K, V]{now: now, slots: make(chan struct{}, questions), each: max(1, questions/4), limit: answers, all: make(map[K]*recalled[V]), asking: make(map[string]int)}
 }
 
 // get returns the answer to a question. ask also says for how long it is good; one that
 // is good for no time is forgotten. The answer is for all who wait, so ask does not end
-// with the ctx of who happened to be the first, but with limit.
-func (m *recall[K, V]) get(ctx context.Context, key K, limit time.Duration, ask func(ctx context.Context) (V, time.Duration, error)) (V, error) {
+// with the ctx of who happened to be the first, but with limit. Whoever asks much, by the
+// name of asker, leaves room for others; "" is nobody in particular.
+func (m *recall[K, V]) get(ctx context.Context, asker string, key K, limit time.Duration, ask func(ctx context.Context) (V, time.Duration, error)) (V, error) {
 	m.mu.Lock()
 	one := m.all[key]
 	if one != nil && !one.expires.IsZero() && !m.now().Before(one.expires) {
@@ -58,9 +61,7 @@ func (m *recall[K, V]) get(ctx context.Context, key K, limit time.Duration, ask 
 			return none, ctx.Err()
 		}
 	}
-	select {
-	case m.slots <- struct{}{}:
-	default:
+	if !m.begin(asker) {
 		m.mu.Unlock()
 		var none V
 		return none, errBusy
@@ -75,13 +76,40 @@ func (m *recall[K, V]) get(ctx context.Context, key K, limit time.Duration, ask 
 	value, keep, err := ask(ctx)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	<-m.slots
+	m.end(asker)
 	one.value, one.err, one.expires = value, err, m.now().Add(keep)
 	if keep <= 0 {
 		delete(m.all, key)
 	}
 	close(one.done)
 	return value, err
+}
+
+// begin takes a slot for an asker, if there is one for it; mu is held.
+func (m *recall[K, V]) begin(asker string) bool {
+	if asker != "" && m.asking[asker] >= m.each {
+		return false
+	}
+	select {
+	case m.slots <- struct{}{}:
+	default:
+		return false
+	}
+	if asker != "" {
+		m.asking[asker]++
+	}
+	return true
+}
+
+// end gives the slot back; mu is held.
+func (m *recall[K, V]) end(asker string) {
+	<-m.slots
+	if asker == "" {
+		return
+	}
+	if m.asking[asker]--; m.asking[asker] == 0 {
+		delete(m.asking, asker)
+	}
 }
 
 // room makes room for one more answer; mu is held.

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -63,12 +64,18 @@ var errForeign = errors.New("the cluster does not know the token")
 // Review returns whose a token is. The error is errForeign for one that is not the
 // cluster's, or a *wire.Failure that says why the cluster cannot be asked.
 func (v *Reviewer) Review(ctx context.Context, token string) (assertion.Identity, error) {
+	return v.review(ctx, "", token)
+}
+
+// review is Review for somebody who may show token after token, and has to leave room for
+// others.
+func (v *Reviewer) review(ctx context.Context, asker, token string) (assertion.Identity, error) {
 	if token == "" || len(token) > maxForeignToken {
 		return assertion.Identity{}, errForeign
 	}
 	mac := hmac.New(sha256.New, v.key[:])
 	mac.Write([]byte(token))
-	who, err := v.known.get(ctx, digest(mac.Sum(nil)), reviewTime, func(ctx context.Context) (assertion.Identity, time.Duration, error) {
+	who, err := v.known.get(ctx, asker, digest(mac.Sum(nil)), reviewTime, func(ctx context.Context) (assertion.Identity, time.Duration, error) {
 		switch who, err := v.put(ctx, token); {
 		case err == nil:
 			return who, goodFor, nil
@@ -166,16 +173,16 @@ func (t *ClusterTokens) Authenticate(r *http.Request, u kubeurl.URL) (Caller, er
 	if token == "" {
 		return Caller{}, ErrNoCredentials
 	}
-	c, who, err := t.caller(r.Context(), token)
+	c, who, err := t.caller(r, token)
 	if err == nil && t.Home != "" && u.Cluster == t.Home && (u.Organization == "" || u.Organization == t.Organization) {
 		c.Kubernetes = Native(who)
 	}
 	return c, err
 }
 
-// caller returns whose a token is, here and in the cluster itself.
-func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, assertion.Identity, error) {
-	who, err := t.Reviewer.Review(ctx, token)
+// caller returns whose the token of a request is, here and in the cluster itself.
+func (t *ClusterTokens) caller(r *http.Request, token string) (Caller, assertion.Identity, error) {
+	who, err := t.Reviewer.review(r.Context(), network(r), token)
 	if errors.Is(err, errForeign) {
 		return Caller{}, who, ErrNoCredentials
 	}
@@ -198,6 +205,21 @@ func (t *ClusterTokens) caller(ctx context.Context, token string) (Caller, asser
 	}, who, nil
 }
 
+// network returns where a request comes from, as what counts as one stranger: an IPv4
+// address, or an IPv6 network of 64 bits, which is what one customer has at least.
+func network(r *http.Request) string {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	addr := from.Addr().Unmap().WithZone("")
+	if addr.Is4() {
+		return addr.String()
+	}
+	prefix, _ := addr.Prefix(64) // an IPv6 address has one
+	return prefix.String()
+}
+
 // PassThrough is an Authenticator by the tokens of the very cluster that a request is
 // for: it is asked about the token, which then goes there as it is.
 type PassThrough struct {
@@ -215,7 +237,7 @@ func (t *PassThrough) Authenticate(r *http.Request, u kubeurl.URL) (Caller, erro
 	if token == "" || u.Cluster != t.Cluster || u.Organization != "" && u.Organization != t.Organization {
 		return Caller{}, ErrNoCredentials
 	}
-	c, _, err := (&ClusterTokens{Name: t.Cluster, Organization: t.Organization, Reviewer: t.Reviewer}).caller(r.Context(), token)
+	c, _, err := (&ClusterTokens{Name: t.Cluster, Organization: t.Organization, Reviewer: t.Reviewer}).caller(r, token)
 	if err == nil {
 		c.Pass = true
 	}

@@ -166,6 +166,59 @@ func TestReviewBounds(t *testing.T) {
 	})
 }
 
+// TestReviewLeavesRoom: somebody who shows token after token does not keep others from
+// having theirs reviewed; not even the good ones of the same network for longer than that.
+func TestReviewLeavesRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := &authority{tokens: map[string]string{"good": "ann", "known": "bob"}, hold: make(chan struct{})}
+		c := &ClusterTokens{Name: "ci", Organization: "acme", Reviewer: NewReviewer("ci", a.ask, nil)}
+		show := func(from, token string) error {
+			r := httptest.NewRequest(http.MethodGet, "/plant/api", nil)
+			r.RemoteAddr = from
+			r.Header.Set("Authorization", "Bearer "+token)
+			_, err := c.Authenticate(r, kubeurl.URL{})
+			return err
+		}
+		var wg sync.WaitGroup
+		var busy atomic.Int64
+		for i := range 40 {
+			wg.Go(func() {
+				from := fmt.Sprintf("[2001:db8::%x]:1", i) // one network
+				if err := show(from, fmt.Sprint("junk", i)); wire.AsFailure(err, wire.LegUnknown).Code == wire.CodeOverloaded {
+					busy.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		if n := a.asked.Load(); n != maxReviewing/4 || busy.Load() != 40-n {
+			t.Errorf("asked %d times, refused %d", n, busy.Load())
+		}
+		done := make(chan error, 1)
+		go func() { done <- show("[2001:db8:0:1::1]:1", "good") }()
+		synctest.Wait()
+		if n := a.asked.Load(); n != maxReviewing/4+1 {
+			t.Error("another network is not asked about")
+		}
+		close(a.hold)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+		if err := show("[2001:db8::1]:1", "known"); err != nil {
+			t.Errorf("the first network, later: %v", err)
+		}
+		if n := len(c.Reviewer.known.asking); n != 0 {
+			t.Errorf("%d askers are remembered", n)
+		}
+		for from, want := range map[string]string{"192.0.2.1:5": "192.0.2.1", "[::ffff:192.0.2.1]:5": "192.0.2.1", "[fe80::1%eth0]:5": "fe80::/64", "@": "@"} {
+			if got := network(&http.Request{RemoteAddr: from}); got != want {
+				t.Errorf("%s is of %s", from, got)
+			}
+		}
+	})
+}
+
 // TestReviewAnswers: what is no TokenReview is no user.
 func TestReviewAnswers(t *testing.T) {
 	t.Parallel()
@@ -362,6 +415,40 @@ func TestCertificates(t *testing.T) {
 	caKey = nil // by itself
 	if code, _ := ask(ann); code != 0 {
 		t.Errorf("a certificate of nobody: %d", code)
+	}
+}
+
+// TestAttackOtherSites: a page somewhere cannot use the certificate of who looks at it.
+func TestAttackOtherSites(t *testing.T) {
+	t.Parallel()
+	leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "ann"}, NotAfter: time.Now().Add(time.Hour)}
+	a := &Certificates{}
+	for name, one := range map[string]struct {
+		method string
+		fields map[string]string
+		denied bool
+	}{
+		"a program":              {"POST", nil, false},
+		"a program's WebSocket":  {"GET", map[string]string{"Upgrade": "websocket"}, false},
+		"the address line":       {"GET", map[string]string{"Sec-Fetch-Site": "none"}, false},
+		"a link":                 {"GET", map[string]string{"Sec-Fetch-Site": "cross-site"}, false},
+		"the site itself":        {"POST", map[string]string{"Sec-Fetch-Site": "same-origin"}, false},
+		"a form elsewhere":       {"POST", map[string]string{"Sec-Fetch-Site": "cross-site"}, true},
+		"a neighbour":            {"DELETE", map[string]string{"Sec-Fetch-Site": "same-site"}, true},
+		"a page of a cluster":    {"POST", map[string]string{"Origin": "null"}, true},
+		"an older browser":       {"PUT", map[string]string{"Origin": "https://evil.example"}, true},
+		"a WebSocket elsewhere":  {"GET", map[string]string{"Upgrade": "websocket", "Origin": "https://evil.example"}, true},
+		"a WebSocket, site said": {"GET", map[string]string{"Upgrade": "websocket", "Sec-Fetch-Site": "cross-site"}, true},
+	} {
+		r := httptest.NewRequest(one.method, "https://hub.example/plant/api", nil)
+		r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
+		for field, value := range one.fields {
+			r.Header.Set(field, value)
+		}
+		_, err := a.Authenticate(r.WithContext(WithCertificates(t.Context())), kubeurl.URL{})
+		if denied := err != nil && wire.AsFailure(err, wire.LegUnknown).Code == wire.CodeDenied; denied != one.denied || err != nil && !denied {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

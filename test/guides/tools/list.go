@@ -68,7 +68,19 @@ func OpenTofu() Tool {
 	}
 }
 
+// KubectlProvider is a provider for OpenTofu that takes the arguments of the guide and calls a plugin with
+// them. The module proxy has the guide's own in old versions only, which do not know the plugin's API.
+func KubectlProvider() Tool {
+	return Tool{
+		Name: "terraform-provider-kubectl", Module: "github.com/gavinbunney/terraform-provider-kubectl", Version: "v1.19.0",
+		Sum:     "h1:uqqh4oSPHS9+0zCyQlGCyCjMHHrvNz6Bfz3GfdzwB74=",
+		Package: ".",
+		// Newer libraries than its own, which are of 2024.
+		Edits: require("v0.36.4", "api", "apimachinery", "client-go", "cli-runtime", "kube-aggregator", "kubectl"),
+	}
+}
+
 // All are the programs that are built, in the order of what they are worth.
 func All() []Tool {
-	return []Tool{ProviderKubernetes(), ClusterAPI(), KustomizeController(), OpenTofu()}
+	return []Tool{ProviderKubernetes(), ClusterAPI(), KustomizeController(), OpenTofu(), KubectlProvider()}
 }

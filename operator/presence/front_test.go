@@ -13,6 +13,13 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
+// patient is a Front that waits longer than a busy machine takes.
+func patient(address string) *Front {
+	f := NewFront(address)
+	f.client.Timeout = time.Minute
+	return f
+}
+
 // TestFront asks proxies, and what is none.
 func TestFront(t *testing.T) {
 	t.Parallel()
@@ -45,7 +52,7 @@ func TestFront(t *testing.T) {
 		{204, "posterns", wire.CodeProtocol},
 		{302, "postern", wire.CodeOverloaded},
 	} {
-		err := NewFront(serve(c.status, c.says)).Takes(t.Context(), "lab", "pass:word")
+		err := patient(serve(c.status, c.says)).Takes(t.Context(), "lab", "pass:word")
 		if f := wire.AsFailure(err, wire.LegUnknown); err == nil && c.want != 0 || err != nil && f.Code != c.want {
 			t.Errorf("%d %q: %v", c.status, c.says, err)
 		}
@@ -56,7 +63,7 @@ func TestFront(t *testing.T) {
 
 	// One that does not answer is left alone for a while; one that refuses is not.
 	now := time.Now()
-	f := NewFront(serve(503, "postern"))
+	f := patient(serve(503, "postern"))
 	f.now = func() time.Time { return now }
 	asked.Store(0)
 	for _, want := range []int32{1, 1, 2} {
@@ -65,7 +72,7 @@ func TestFront(t *testing.T) {
 		}
 		now = now.Add(frontPause - time.Nanosecond)
 	}
-	f = NewFront(serve(407, "postern"))
+	f = patient(serve(407, "postern"))
 	asked.Store(0)
 	for range 3 {
 		_ = f.Takes(t.Context(), "lab", "x")
@@ -93,7 +100,7 @@ func TestFrontThatIsNotThere(t *testing.T) {
 		t.Errorf("silent: %v", f)
 	}
 	_ = ln.Close()
-	if f := wire.AsFailure(NewFront(ln.Addr().String()).Takes(t.Context(), "lab", "x"), wire.LegUnknown); f.Code != wire.CodeUnreachable || !strings.Contains(f.Error(), "refused") {
+	if f := wire.AsFailure(patient(ln.Addr().String()).Takes(t.Context(), "lab", "x"), wire.LegUnknown); f.Code != wire.CodeUnreachable || !strings.Contains(f.Error(), "refused") {
 		t.Errorf("nobody: %v", f)
 	}
 }

@@ -223,7 +223,8 @@ func metrics() string {
 Served on ` + "`/metrics`" + ` of the address given by ` + "`--metrics`" + `, in the formats of Prometheus, beside those of the Go
 runtime (` + "`go_*`" + `) and of the process (` + "`process_*`" + `). Every label has a closed set of values: no client, peer or target
 can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went wrong. All metrics of agents and proxies have the label
-` + "`organization`" + ` besides: the organization's name, or its alias.
+` + "`organization`" + ` besides: the organization's name, or its alias. What an operator counts of its webhook and of identity
+tokens is in the [guide](../guide/metrics.md).
 
 `)
 	none := func() int { return 0 }
@@ -244,6 +245,8 @@ can make new series. The label ` + "`code`" + ` is ` + "`ok`" + ` or what went w
 			observe.NewIssuer(r).Watch(func() map[string]int { return map[string]int{"signing": 0} }, func() time.Duration { return 0 })
 		}},
 		{"API: hubs", func(r *observe.Registry) { observe.NewHub(r).Watch(none) }},
+		{"Gateway: hubs", func(r *observe.Registry) { observe.NewGateway(r) }},
+		{"Gateway: agents", func(r *observe.Registry) { observe.NewRequests(r) }},
 		{"Proxies of Kubernetes clusters: operators", func(r *observe.Registry) { observe.NewOperator(r) }},
 	} {
 		r := observe.NewRegistry("", "")

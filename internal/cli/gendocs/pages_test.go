@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -31,6 +32,26 @@ func TestUpToDate(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestEveryMetric looks that each metric of the roles has a line: a new set of them is forgotten easily.
+func TestEveryMetric(t *testing.T) {
+	files, err := filepath.Glob("../../observe/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	named := regexp.MustCompile(`"(postern_[a-z_]+)"`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range named.FindAllStringSubmatch(string(text), -1) {
+			if !strings.HasSuffix(file, "_test.go") && !strings.Contains(pages()["metrics.md"], "`"+name[1]+"`") {
+				t.Errorf("metrics.md has no %s of %s", name[1], file)
+			}
+		}
 	}
 }
 

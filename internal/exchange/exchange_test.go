@@ -253,7 +253,7 @@ func TestCancel(t *testing.T) {
 		body  int
 		begun bool // the answer has
 	}{
-		{"while the request is written", func(_ int, c net.Conn, _ *bufio.Reader) { _, _ = c.Read(nil); time.Sleep(100 * time.Millisecond) }, 64 << 20, false},
+		{"while the request is written", func(int, net.Conn, *bufio.Reader) {}, 64 << 20, false},
 		{"before the answer", stuck(""), 0, false},
 		{"in its header", stuck("HTTP/1.1 200 OK\r\n"), 0, false},
 		{"after a hint", stuck("HTTP/1.1 103 Early Hints\r\n\r\n"), 0, false},
@@ -263,15 +263,20 @@ func TestCancel(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, test.serve)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
+			ended := make(chan struct{})
+			defer close(ended)
+			w := newWorld(t, func(n int, c net.Conn, in *bufio.Reader) {
+				if !test.begun {
+					time.AfterFunc(20*time.Millisecond, func() { cancel(gone) })
+				}
+				test.serve(n, c, in)
+				<-ended // it is not the server that ends the request
+			})
 			r := w.request("POST", strings.Repeat("x", test.body)).WithContext(ctx)
 			if test.body == 0 {
 				r.Method = "GET"
-			}
-			if !test.begun {
-				time.AfterFunc(20*time.Millisecond, func() { cancel(gone) })
 			}
 			answer, err := w.send(r)
 			if test.begun {

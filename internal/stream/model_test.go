@@ -75,7 +75,7 @@ func (m *modelSide) read(t *rapid.T, n int) {
 		return // it would wait for ever
 	}
 	if !m.readPast {
-		_ = m.s.SetReadDeadline(time.Now().Add(3 * time.Second))
+		_ = m.s.SetReadDeadline(time.Now().Add(20 * time.Second))
 		defer func() { _ = m.s.SetReadDeadline(time.Time{}) }()
 	}
 	buf := make([]byte, n)

@@ -222,7 +222,7 @@ func (r *Reconciler) needs(p v1alpha1.Object, h Hub) (all, surplus []client.Obje
 	return []client.Object{alias(p, r.HubProxy)}, surplus, nil
 }
 
-// pods returns how many pods of a Proxy's proxy are ready, and if none is, what the Deployment says.
+// pods returns how many pods of a Proxy's proxy are ready, and if none is, why not.
 func (r *Reconciler) pods(ctx context.Context, p v1alpha1.Object) (ready int32, why string, err error) {
 	var d appsv1.Deployment
 	err = r.Client.Get(ctx, client.ObjectKey{Namespace: p.GetNamespace(), Name: ObjectName(p.GetName())}, &d)
@@ -233,13 +233,9 @@ func (r *Reconciler) pods(ctx context.Context, p v1alpha1.Object) (ready int32, 
 		return 0, "", fmt.Errorf("read the proxy's Deployment: %w", err)
 	}
 	if d.Status.ReadyReplicas == 0 {
-		for _, c := range d.Status.Conditions {
-			if c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue {
-				why = clip(c.Message)
-			}
-		}
+		why, err = r.ailing(ctx, p, &d)
 	}
-	return d.Status.ReadyReplicas, why, nil
+	return d.Status.ReadyReplicas, why, err
 }
 
 // tell writes the status if it says something new, and an event if Ready has another reason. It

@@ -30,6 +30,7 @@ func TestClusters(t *testing.T) {
 	}{
 		{"identity", w.identity},
 		{"helm test", w.helmTests},
+		{"roles", w.roles},
 		{"upgrade", w.upgrade},
 		{"identity renewed", w.identityRenewed},
 		{"inside", w.inside},

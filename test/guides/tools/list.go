@@ -59,6 +59,15 @@ func FluxSources() Tool {
 	}
 }
 
+// CertManager has the definitions of cert-manager. It is not built: its programs are modules that
+// nobody can get by their paths.
+func CertManager() Tool {
+	return Tool{
+		Name: "cert-manager", Module: "github.com/cert-manager/cert-manager", Version: "v1.21.2",
+		Sum: "h1:UWgoYM+KLNtRlqmoWOKjKBOBUPVHeepQ6/ac3ERJW68=",
+	}
+}
+
 // OpenTofu is the program that applies what is written for Terraform.
 func OpenTofu() Tool {
 	return Tool{

@@ -261,7 +261,7 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, c *call, err er
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(lingering))
 		w.Header().Set("Connection", "close")
 	}
-	status.Write(w)
+	status.Answer(w, r)
 	c.answer.status = status.Code
 	g.c.Metrics.Request(string(c.method), c.what.Verb, status.Code, c.long(), time.Since(c.begin), 0, 0)
 	one := c.record("")

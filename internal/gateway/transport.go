@@ -224,7 +224,7 @@ func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 	c := callOf(r)
 	if cut, ok := context.Cause(c.ctx).(*wire.Failure); ok { //nolint:errorlint // it is the cause itself
 		w.Header().Set("Connection", "close") // it has a deadline
-		statusOf(cut).Write(w)
+		statusOf(cut).Answer(w, r)
 		c.answer.told = true
 		return
 	}
@@ -238,7 +238,7 @@ func (g *Gateway) failed(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	c.answer.failure.Store(f)
 	g.c.Log.Debug("request not answered", "organization", c.organization, "cluster", c.url.Cluster, "by", c.caller.Principal.String(), "error", err)
-	statusOf(f).Write(w)
+	statusOf(f).Answer(w, r)
 }
 
 // Hijack implements http.Hijacker: the connection goes on with another protocol.

@@ -212,7 +212,7 @@ func (q *request) denied(err error) error {
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	f := wire.AsFailure(err, wire.LegAgent)
 	s.cfg.Log.Debug("gateway request refused", "method", r.Method, "path", r.URL.Path, "error", f)
-	kubestatus.Of(f).Write(w)
+	kubestatus.Of(f).Answer(w, r)
 }
 
 // rewrite makes of the hub's request the one that the cluster gets.
@@ -267,7 +267,7 @@ func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == nil {
 		s.cfg.Log.Debug("gateway request not answered", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
-	kubestatus.Of(wire.AsFailure(q.denied(f), wire.LegTarget)).Write(w)
+	kubestatus.Of(wire.AsFailure(q.denied(f), wire.LegTarget)).Answer(w, r)
 }
 
 // isUpgrade reports whether a request asks for another protocol.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"postern.dev/postern/internal/wire"
@@ -100,21 +101,55 @@ type details struct {
 	RetryAfterSeconds int `json:"retryAfterSeconds"`
 }
 
-// Write answers a request with the status. What the handler has set beside is sent
-// along; it must not have written yet.
-func (s Status) Write(w http.ResponseWriter) {
-	o := object{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: s.Message, Reason: reason(s.Code), Code: s.Code}
-	h := w.Header()
-	if s.RetryAfter > 0 {
-		seconds := int((s.RetryAfter + time.Second - 1) / time.Second)
-		o.Details = &details{seconds}
-		h.Set("Retry-After", strconv.Itoa(seconds))
+// Answer answers a request with the status: as an object, but for clients that ask what
+// the API server has. Those of client-go read no object there, and tell people "unknown";
+// text they show. What the handler has set beside is sent along; it must not have written
+// yet.
+func (s Status) Answer(w http.ResponseWriter, r *http.Request) {
+	if !discovers(r) {
+		s.write(w)
+		return
 	}
-	body, _ := json.Marshal(o) // of texts and numbers: it cannot fail
-	h.Set("Content-Type", "application/json")
+	s.retryAfter(w.Header())
+	send(w, s.Code, "text/plain; charset=utf-8", []byte(s.Message))
+}
+
+// discovers reports whether a request is that of a client of Kubernetes that begins.
+func discovers(r *http.Request) bool {
+	for _, accept := range r.Header["Accept"] {
+		if strings.Contains(accept, "g=apidiscovery.k8s.io") {
+			return true
+		}
+	}
+	return false
+}
+
+// retryAfter says when to try again, in seconds; 0 if it does not say.
+func (s Status) retryAfter(h http.Header) int {
+	if s.RetryAfter <= 0 {
+		return 0
+	}
+	seconds := int((s.RetryAfter + time.Second - 1) / time.Second)
+	h.Set("Retry-After", strconv.Itoa(seconds))
+	return seconds
+}
+
+func send(w http.ResponseWriter, code int, kind string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", kind)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
-	w.WriteHeader(s.Code)
+	w.WriteHeader(code)
 	_, _ = w.Write(append(body, '\n')) // a client that is gone does not need it
+}
+
+// write answers with the object.
+func (s Status) write(w http.ResponseWriter) {
+	o := object{Kind: "Status", APIVersion: "v1", Status: "Failure", Message: s.Message, Reason: reason(s.Code), Code: s.Code}
+	if seconds := s.retryAfter(w.Header()); seconds > 0 {
+		o.Details = &details{seconds}
+	}
+	body, _ := json.Marshal(o) // of texts and numbers: it cannot fail
+	send(w, s.Code, "application/json", body)
 }

@@ -10,10 +10,11 @@ import (
 	"postern.dev/postern/internal/wire"
 )
 
-func TestWrite(t *testing.T) {
+func TestAnswer(t *testing.T) {
 	t.Parallel()
-	w := httptest.NewRecorder()
-	Of(wire.Fail(wire.LegAgent, wire.CodeDraining, `replica "a" is <shutting> down`).WithHint("try again")).Write(w)
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/api", nil)
+	r.Header["Accept"] = []string{"application/json, */*"}
+	Of(wire.Fail(wire.LegAgent, wire.CodeDraining, `replica "a" is <shutting> down`).WithHint("try again")).Answer(w, r)
 	var got map[string]any
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
@@ -27,6 +28,19 @@ func TestWrite(t *testing.T) {
 	}
 	if w.Code != 503 || w.Header().Get("Retry-After") != "1" || w.Header().Get("Content-Type") != "application/json" {
 		t.Errorf("got %d, %v", w.Code, w.Header())
+	}
+}
+
+// TestAnswerToDiscovery: what a client of client-go shows to people when it begins.
+func TestAnswerToDiscovery(t *testing.T) {
+	t.Parallel()
+	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/api", nil)
+	r.Header["Accept"] = []string{"application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"}
+	Of(wire.Fail(wire.LegAgent, wire.CodeOverloaded, "<too> much").WithHint("wait")).Answer(w, r)
+	h := w.Header()
+	if w.Code != 429 || w.Body.String() != "agent: <too> much (wait)\n" || h.Get("Content-Type") != "text/plain; charset=utf-8" ||
+		h.Get("X-Content-Type-Options") != "nosniff" || h.Get("Retry-After") != "1" {
+		t.Errorf("got %d, %v, %s", w.Code, h, w.Body)
 	}
 }
 

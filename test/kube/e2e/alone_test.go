@@ -35,6 +35,7 @@ func TestGateway(t *testing.T) {
 	w := startAlone(t)
 	t.Run("silent watches", func(t *testing.T) { t.Parallel(); testSilentWatches(t, w) })
 	t.Run("forms", func(t *testing.T) { t.Parallel(); testForms(t, w) })
+	t.Run("limited", func(t *testing.T) { t.Parallel(); testLimited(t, w) })
 	t.Run("managers", func(t *testing.T) { t.Parallel(); testManagers(t, w) })
 }
 
@@ -75,9 +76,15 @@ func (w *alone) inside(t *testing.T, stdin string, args ...string) string {
 // server at these addresses.
 func (w *alone) startAgent(t *testing.T, id, hub, api string) *proc.Process {
 	t.Helper()
+	return w.startAgentAs(t, id, hub, api, w.token)
+}
+
+// startAgentAs is startAgent with a file that has the token of a service account.
+func (w *alone) startAgentAs(t *testing.T, id, hub, api, token string) *proc.Process {
+	t.Helper()
 	agent := w.run(t, "agent-"+id, "agent", "--connect-url", "tls://"+hub, "--organization", "default", "--agent-id", id,
 		"--token-file", w.robotToken(), "--ca-file", w.caFile(), "--name", "r1", "--gateway",
-		"--kubernetes-api", "https://"+api, "--kubernetes-token-file", w.token, "--kubernetes-ca-file", w.api.CAFile())
+		"--kubernetes-api", "https://"+api, "--kubernetes-token-file", token, "--kubernetes-ca-file", w.api.CAFile())
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("--- agent %s\n%s", id, agent.Tail(30))
@@ -104,13 +111,28 @@ func link(t *testing.T, c testnet.Config) *testnet.Link {
 // kubectl is kubectl that reaches an agent's cluster by the gateway at an address.
 func (w *alone) kubectl(t *testing.T, hub, agent string) client {
 	t.Helper()
+	return w.kubectlBy(t, hub, agent, w.robotToken())
+}
+
+// kubectlBy is kubectl for the robot whose token is in a file.
+func (w *alone) kubectlBy(t *testing.T, hub, agent, file string) client {
+	t.Helper()
 	var robot struct{ Token string }
-	if err := json.Unmarshal([]byte(readFile(t, w.robotToken())), &robot); err != nil {
+	if err := json.Unmarshal([]byte(readFile(t, file)), &robot); err != nil {
 		t.Fatal(err)
 	}
 	return newClient(t, w.api.KubectlPath(), agent, pki.Kubeconfig{
 		Server: "https://" + hub + "/" + agent, CA: []byte(readFile(t, w.caFile())), Token: robot.Token,
 	})
+}
+
+// robotNamed makes another robot, and returns the file with its token.
+func (w *alone) robotNamed(t *testing.T, organization, name string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "robot.json")
+	w.control(t, "robot", "create", name, "-a", organization)
+	w.control(t, "robot", "token", "create", name, "t1", "-f", file, "-a", organization)
+	return file
 }
 
 // config is the configuration of client-go for an agent's cluster by the gateway at an address.

@@ -96,7 +96,7 @@ func (x *exchange) read() (*http.Response, error) {
 		return nil, err
 	}
 	x.heard = true
-	for {
+	for continued := false; ; {
 		answer, err := http.ReadResponse(c.in, x.r)
 		if err != nil {
 			if c.room <= 0 {
@@ -113,14 +113,22 @@ func (x *exchange) read() (*http.Response, error) {
 			x.upload.goOn(!answer.Close) // also where nobody said so: the rest of the connection is of use
 			c.room = math.MaxInt64
 			return answer, nil
-		case code == http.StatusContinue:
-			x.upload.goOn(true)
+		}
+		goesOn := answer.StatusCode == http.StatusContinue
+		if goesOn && continued {
+			continue // once said is enough: a proxy before the server may say it, too
 		}
 		if t := httptrace.ContextClientTrace(x.r.Context()); t != nil && t.Got1xxResponse != nil {
 			if err := t.Got1xxResponse(answer.StatusCode, textproto.MIMEHeader(answer.Header)); err != nil {
 				return nil, err
 			}
 			c.room = int64(x.client.cfg.MaxHeader) // it has been dealt with
+		}
+		if goesOn {
+			// Only now: a server that passes hints on says this one by itself if it has not been
+			// told of it when the body is read.
+			x.upload.goOn(true)
+			continued = true
 		}
 	}
 }

@@ -6,10 +6,56 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
+
+// TestContinueIsToldOnce: whoever passes hints on hears of 100 (Continue) once, and before
+// the body is read: a server of HTTP says it by itself when it is read first, and a caller
+// would get it twice.
+func TestContinueIsToldOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(_ int, c net.Conn, in *bufio.Reader) {
+		if r, err := http.ReadRequest(in); err == nil {
+			say(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+			_, _ = io.ReadAll(r.Body)
+			say(c, fine)
+		}
+	})
+	var told, early atomic.Int32
+	r := w.request("POST", "hello")
+	r.Header.Set("Expect", "100-continue")
+	r.Body = &hearing{ReadCloser: r.Body, told: &told, early: &early}
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		time.Sleep(20 * time.Millisecond) // in which a body that was let go too early would be read
+		told.Add(1)
+		return nil
+	}}))
+	if status, text := w.do(r); status != 200 || text != "ok" {
+		t.Errorf("%d %q", status, text)
+	}
+	if told.Load() != 1 || early.Load() != 0 {
+		t.Errorf("told %d times; the body was read %d times before that", told.Load(), early.Load())
+	}
+}
+
+// hearing is a body that counts how often it is read before somebody was told.
+type hearing struct {
+	io.ReadCloser
+	told, early *atomic.Int32
+}
+
+func (h *hearing) Read(p []byte) (int, error) {
+	if h.told.Load() == 0 {
+		h.early.Add(1)
+	}
+	return h.ReadCloser.Read(p)
+}
 
 // TestContinue: a body that waits for a word is sent after it, after a time without
 // one, and not to a server that closes the connection.

@@ -146,7 +146,7 @@ func TestSilentReplicaIsLost(t *testing.T) {
 	}
 	stop := announce(t, c, func() bus.Presence { return presence("one") })
 	await(t, d, patience, state(bus.StateReady))
-	c.Close() // without the farewell that stop would bring
+	c.Close()                                         // without the farewell that stop would bring
 	await(t, d, 15*time.Second, state(bus.StateLost)) // ten are promised; a busy machine may add to it
 	stop()
 }

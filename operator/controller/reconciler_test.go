@@ -32,6 +32,7 @@ type imitation struct {
 	up      map[string]bool // agents
 	refused string          // a token that is not taken
 	gone    bool
+	failed  string // what the agent's replica tells of its last failure
 }
 
 func (h *imitation) Agent(_ context.Context, _ presence.Hub, _, agent string, token []byte) (presence.Agent, error) {
@@ -45,7 +46,7 @@ func (h *imitation) Agent(_ context.Context, _ presence.Hub, _, agent string, to
 	case !h.up[agent]:
 		return presence.Agent{}, nil
 	}
-	return presence.Agent{Connected: true, Replicas: []api.Replica{{Name: "one", State: api.StateReady, Version: "v1", RTTMillis: 3}}}, nil
+	return presence.Agent{Connected: true, Replicas: []api.Replica{{Name: "one", State: api.StateReady, Version: "v1", RTTMillis: 3, LastError: h.failed}}}, nil
 }
 
 // bench is one Proxy with a reconciler that is called by hand.
@@ -169,6 +170,14 @@ func TestLife(t *testing.T) {
 	if len(p.Status.Replicas) != 1 || p.Status.Replicas[0].Version != "v1" || p.Status.ReadyProxies != 2 {
 		t.Errorf("%+v", p.Status)
 	}
+	b.hub.failed = "tcp:db.example.org:5432 is refused by the agent's rules"
+	if p = b.settle(); p.Status.LastError != b.hub.failed {
+		t.Errorf("the last error is %q", p.Status.LastError)
+	}
+	b.hub.failed = ""
+	if p = b.settle(); p.Status.LastError != "" {
+		t.Errorf("the last error is %q still", p.Status.LastError)
+	}
 	version := p.ResourceVersion
 	if p = b.settle(); p.ResourceVersion != version {
 		t.Error("a look that finds nothing new writes")
@@ -179,7 +188,11 @@ func TestLife(t *testing.T) {
 	b.hub.up[id] = true
 	b.want(b.settle(), v1alpha1.PhaseConnected, ReasonConnected, "")
 	b.hub.gone = true
-	b.want(b.settle(), v1alpha1.PhaseConnected, ReasonHubUnreachable, "Streams that run go on")
+	p = b.settle()
+	b.want(p, v1alpha1.PhaseConnected, ReasonHubUnreachable, "Streams that run go on")
+	if !strings.Contains(p.Status.LastError, "no route") {
+		t.Errorf("the last error is %q", p.Status.LastError)
+	}
 	b.now = b.now.Add(grace + time.Second)
 	b.want(b.settle(), v1alpha1.PhaseDisconnected, ReasonHubUnreachable, "no route")
 	b.hub.gone, b.hub.refused = false, "aa.bb.cc"

@@ -62,6 +62,22 @@ func TestTheCertificateIsRenewedBeforeItExpires(t *testing.T) {
 	}
 }
 
+// TestTheOperatorWasAwayForLong finds a certificate that has expired, and then its authority too.
+func TestTheOperatorWasAwayForLong(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	first := mustNext(t, start, Material{}, nil)
+	for _, away := range []time.Duration{leafTime + time.Hour, authorityTime + time.Hour} {
+		now := start.Add(away)
+		if trusts(now, first.Authorities, first) {
+			t.Fatalf("after %s nothing has expired", away)
+		}
+		next := mustNext(t, now, first, first.Authorities)
+		if !trusts(now, next.Authorities, next) {
+			t.Errorf("after %s the API server does not trust what is served", away)
+		}
+	}
+}
+
 func TestANewAuthorityIsPublishedBeforeItIsUsed(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	first := mustNext(t, now, Material{}, nil)

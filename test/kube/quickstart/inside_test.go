@@ -55,7 +55,7 @@ func (w *world) inside(t *testing.T) {
 	began := time.Now()
 	group, ctx := errgroup.WithContext(limit(t, 3*time.Minute))
 	w.prepareHub(t)
-	w.prepareIssuer(t)
+	trust := w.prepareIssuer(t)
 	group.Go(func() error { return w.hubInside(ctx) })
 	group.Go(func() error {
 		_, err := w.pair.A.KubectlInside(ctx, "rollout", "status", "deployment/postern-issuer", "-n", "postern-system", "--timeout=90s")
@@ -67,6 +67,7 @@ func (w *world) inside(t *testing.T) {
 	t.Logf("hub and issuer run: %s", time.Since(began).Round(100*time.Millisecond))
 	w.forward(t, insidePort, w.pair.A, w.service(t, hubHome, "postern-hub")+":4222")
 	w.forward(t, issuerPort, w.pair.A, w.service(t, "postern-system", "postern-issuer")+":443")
+	w.trust(t, trust) // now that the issuer can be asked: the API server is slow to try again
 	w.tenantOf(t)
 	w.ownHub(t, true)
 

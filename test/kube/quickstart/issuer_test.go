@@ -17,8 +17,9 @@ import (
 func (w *world) insideIssuer() string { return "https://" + net.JoinHostPort(w.hubHost, issuerPort) }
 
 // prepareIssuer applies what the guide has for an issuer in Kubernetes, with what it is to find: its
-// settings, the keys of the cluster's service accounts, and a certificate.
-func (w *world) prepareIssuer(t *testing.T) {
+// settings, the keys of the cluster's service accounts, and a certificate. It returns how the private cluster's
+// API server is told to trust it.
+func (w *world) prepareIssuer(t *testing.T) (trust string) {
 	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.New(filepath.Join(dir, "ca"), "issuer")
@@ -48,7 +49,7 @@ func (w *world) prepareIssuer(t *testing.T) {
 	kubectl(t, w.pair.A, "create", "configmap", "issuer-ca", "-n", "postern-system", "--from-file=ca.crt="+authority.CertFile())
 	w.apply(t, identityYAML(t, "name: postern-issuer, namespace: postern-system", "postern:v0.1.0", "postern:"+version))
 	ca := strings.ReplaceAll(strings.TrimSpace(string(authority.CertPEM())), "\n", "\n      ")
-	w.trust(t, identityYAML(t, "kind: AuthenticationConfiguration", "https://id.example.org", w.insideIssuer(), "# …", ca))
+	return identityYAML(t, "kind: AuthenticationConfiguration", "https://id.example.org", w.insideIssuer(), "# …", ca)
 }
 
 // issuerInside has a provider reach the private cluster with a token of the issuer inside, which the operator

@@ -139,6 +139,9 @@ func secretsInMemory(t *testing.T, cluster *kubetest.Cluster, kubectl func(input
 			t.Error(err)
 		}
 	}()
+	if !mgr.GetCache().WaitForCacheSync(ctx) { // it is not to be asked before it has begun
+		t.Fatal("the cache does not start")
+	}
 	var all corev1.SecretList
 	if err := mgr.GetClient().List(ctx, &all); err != nil {
 		t.Fatal(err)

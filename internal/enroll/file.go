@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"sync"
 
@@ -47,8 +46,8 @@ type source[T any] struct {
 	seen   fs.FileInfo // of the file when it held the one that was given last
 }
 
-// get returns the secret of the moment. It warns once of a file that others may read.
-func (s *source[T]) get(read func() (T, fs.FileInfo, error), log *slog.Logger, warning, name string) (T, error) {
+// get returns the secret of the moment, and calls warn once if others may read the file.
+func (s *source[T]) get(read func() (T, fs.FileInfo, error), warn func()) (T, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.kept != nil {
@@ -61,9 +60,9 @@ func (s *source[T]) get(read func() (T, fs.FileInfo, error), log *slog.Logger, w
 	if !info.Mode().IsRegular() {
 		s.kept = &secret
 	}
-	if secretfile.Exposed(info) && !s.warned && log != nil {
+	if secretfile.Exposed(info) && !s.warned {
 		s.warned = true
-		log.Warn(warning, "file", name)
+		warn()
 	}
 	s.shown = &secret
 	return secret, nil

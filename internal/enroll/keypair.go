@@ -52,10 +52,16 @@ func (k *KeyPair) key() (*identity.AgentKey, error) {
 		}
 		return key, nil
 	}
-	return k.file.get(k.read, k.Log, "private key file can be read by others; make it private with chmod 600", k.File)
+	return k.file.get(k.read, k.warn)
 }
 
 func (k *KeyPair) read() (*identity.AgentKey, fs.FileInfo, error) { return readKeyFile(k.File) }
+
+func (k *KeyPair) warn() {
+	if k.Log != nil {
+		k.Log.Warn("private key file can be read by others; make it private with chmod 600", "file", k.File)
+	}
+}
 
 // Changed implements Replaceable.
 func (k *KeyPair) Changed() bool {

@@ -155,7 +155,7 @@ type RobotToken struct {
 func (r *RobotToken) SubjectToken(context.Context) (token, tokenType string, err error) {
 	var t Token
 	if r.File != "" {
-		t, err = r.file.get(r.read, r.Log, "token file can be read by others; make it private with chmod 600", r.File)
+		t, err = r.file.get(r.read, r.warn)
 	} else if t, err = ParseToken([]byte(r.Value)); err != nil {
 		err = badToken("the token given", err)
 	}
@@ -166,6 +166,12 @@ func (r *RobotToken) SubjectToken(context.Context) (token, tokenType string, err
 }
 
 func (r *RobotToken) read() (Token, fs.FileInfo, error) { return readTokenFile(r.File) }
+
+func (r *RobotToken) warn() {
+	if r.Log != nil {
+		r.Log.Warn("token file can be read by others; make it private with chmod 600", "file", r.File)
+	}
+}
 
 // Changed implements Replaceable.
 func (r *RobotToken) Changed() bool {

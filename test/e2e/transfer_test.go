@@ -63,6 +63,13 @@ func TestFiveHundredStreams(t *testing.T) {
 			return
 		}
 		conns[i] = conn
+		// A forward accepts before it opens: without an answer all 500 would be opened at once.
+		_ = conn.SetDeadline(time.Now().Add(60 * time.Second))
+		if _, err := conn.Write([]byte("?")); err != nil {
+			t.Errorf("stream %d: write: %v", i, err)
+		} else if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			t.Errorf("stream %d: open: %v", i, err)
+		}
 	})
 	defer func() {
 		for _, conn := range conns {

@@ -28,7 +28,7 @@ const (
 	goodFor         = 10 * time.Second
 	badFor          = 5 * time.Second
 	maxReviews      = 4096 // answers that are remembered
-	maxReviewing    = 16   // questions at once
+	maxReviewing    = 64   // questions at once; a quarter for one network, behind which many may be
 	reviewTime      = 10 * time.Second
 	maxReview       = 1 << 20 // bytes of an answer
 	maxForeignGroup = 64      // groups

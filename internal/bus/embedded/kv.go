@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/jwt/v2"
@@ -49,7 +48,8 @@ func (s *Server) connectHub() (*nats.Conn, error) {
 // KV is a bucket of small values in the bus's store, on disk and encrypted. It
 // is a registry.Store.
 type KV struct {
-	kv jetstream.KeyValue
+	kv     jetstream.KeyValue
+	stream jetstream.Stream // that holds the values
 }
 
 var _ registry.Store = (*KV)(nil)
@@ -75,7 +75,11 @@ func (s *Server) ExpiringKV(ctx context.Context, bucket string, age time.Duratio
 	if err != nil {
 		return nil, fmt.Errorf("open bucket %s: %w", bucket, err)
 	}
-	return &KV{kv}, nil
+	stream, err := js.Stream(ctx, streamPrefix+bucket)
+	if err != nil {
+		return nil, fmt.Errorf("open bucket %s: %w", bucket, err)
+	}
+	return &KV{kv, stream}, nil
 }
 
 // Get implements registry.Store.
@@ -119,37 +123,6 @@ func (k *KV) Delete(ctx context.Context, key string) error {
 		return storeError("delete", key, err)
 	}
 	return nil
-}
-
-// List implements registry.Store.
-func (k *KV) List(ctx context.Context, prefix string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	filter := ">"
-	if strings.HasSuffix(prefix, ".") {
-		filter = prefix + ">"
-	}
-	w, err := k.kv.WatchFiltered(ctx, []string{filter}, jetstream.IgnoreDeletes(), jetstream.MetaOnly())
-	if err != nil {
-		return nil, storeError("list", prefix, err)
-	}
-	defer func() { _ = w.Stop() }() // fails only when it has ended by itself
-	var keys []string
-	for {
-		select {
-		case e, ok := <-w.Updates():
-			switch {
-			case !ok: // cut short, which must not look like the end
-				return nil, storeError("list", prefix, errors.Join(ctx.Err(), nats.ErrConnectionClosed))
-			case e == nil: // that was all
-				return keys, nil
-			case strings.HasPrefix(e.Key(), prefix):
-				keys = append(keys, e.Key())
-			}
-		case <-ctx.Done():
-			return nil, storeError("list", prefix, ctx.Err())
-		}
-	}
 }
 
 func storeError(verb, key string, err error) error {
